@@ -1,0 +1,31 @@
+"""The block length behind `block="auto"`: a pure function of sizes, the same on every machine."""
+
+import math
+
+CANDIDATES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+
+
+def step_cost(algorithm, K, cell, rank, update_every):
+    """Return the flops of a step and its share of gradients, one lane, averaged over a block of K."""
+    S, P, m = cell.state_size, cell.n_rows, cell.n_columns
+    n, q = cell.n_hidden, cell.n_terms
+    transition = 2 * S * S * n * (K - 1) / K + 2 * S * P * (1 + q)
+    sweep = (2 * P * n + 2 * q * P * m) * (K + 1) / 2 / update_every
+    if algorithm == "rtrl":
+        absorb = (2 * S * S * P * m + 2 * K * q * S * P * m + 4 * S * P * m) / K
+        contract = 2 * S * P * m / min(update_every, K)
+    else:
+        N = rank + K * q
+        # products, Gram matrix (float64: half the rate), mixing, the core's SVD (about 100 N^3 flops)
+        absorb = (2 * rank * S * S * P + 4 * N * N * S * P + 2 * rank * N * S * P + 100 * N**3) / K
+        contract = 2 * rank * S * P / min(update_every, K)
+    return transition + sweep + absorb + contract
+
+
+def choose_block(algorithm, block, cell, rank=0, update_every=1):
+    """Return the candidate of least cost whose workspace is no larger than what the carry keeps anyway."""
+    if block != "auto":
+        raise ValueError(f'block must be an integer of at least 1 or "auto", got {block!r}')
+    longest = cell.n_columns // cell.n_terms if algorithm == "rtrl" else math.inf
+    candidates = [K for K in CANDIDATES if K <= max(1, longest)]
+    return min(candidates, key=lambda K: step_cost(algorithm, K, cell, rank, update_every))

@@ -1,0 +1,53 @@
+"""Kernels on plain pointers: Jacobian-times-factor products, Gram matrices, mixing, sweeps.
+
+Notation and equation numbers are those of docs/mathematics.md: lanes B, units n, gates G, P = G n rows of
+pre-activations, state blocks k, S = k n, terms per step q, augmented input of length m.  A "grid" of diagonals
+is `d` (k, G, n) for D (S, P), or `c` (k, k, n) for C (S, S).  All matrices are row-major and contiguous.
+"""
+
+from cython cimport floating
+
+# u_hat (B, q, m) of the inputs, the previous state (B, S) and the bias columns.
+# x (B, v), or NULL when `symbols` (B,) stand for one-hot rows.
+cdef void augmented_input(
+    int lanes, int q, int v, int n, int S,
+    const floating *x, const long long *symbols, const floating *state, floating *u_hat,
+) noexcept nogil
+
+# A (S, P) = Phi D, Phi (S, S); Phi NULL stands for the identity.
+cdef void immediate_factor(
+    int k, int G, int n, const floating *Phi, const floating *d, floating *A,
+) noexcept nogil
+
+# M (S, n) = D* W_h, the dense part of the state Jacobian H = D* W_h E_h + C.
+cdef void dense_part(int k, int G, int n, const floating *d_rec, const floating *W_h, floating *M) noexcept nogil
+
+# Phi_next (S, S) = Phi H = Phi M E_h + Phi C; Phi NULL stands for the identity.
+cdef void transition_times_jacobian(
+    int k, int n, const floating *Phi, const floating *M, const floating *c, floating *Phi_next,
+) noexcept nogil
+
+# e (B, q, P): rows delta D^j of every lane, delta (B, S), d (B, q, k, G, n).
+cdef void credit_times_immediate(
+    int lanes, int q, int k, int G, int n, const floating *delta, const floating *d, floating *e,
+) noexcept nogil
+
+# delta (B, S) <- delta H = (delta D*) W_h E_h + delta C, with delta D* read from the last row of e (B, q, P);
+# `spare` (B, S) is scratch.
+cdef void credit_times_jacobian(
+    int lanes, int q, int k, int G, int n,
+    const floating *e, const floating *W_h, const floating *c, floating *delta, floating *spare,
+) noexcept nogil
+
+# gram (N, N) = X X^T in float64, X (N, cols); `panel` holds N x GRAM_PANEL doubles.
+cdef enum:
+    GRAM_PANEL = 512
+
+cdef void gram_matrix(
+    int N, Py_ssize_t cols, const floating *X, double *panel, double *gram,
+) noexcept nogil
+
+# Sum of squares, accumulated in float64
+cdef double sum_of_squares(Py_ssize_t size, const floating *x) noexcept nogil
+
+cdef bint all_finite(Py_ssize_t size, const floating *x) noexcept nogil

@@ -1,0 +1,203 @@
+from cython cimport floating
+from libc.string cimport memcpy, memset
+
+from okcore._blas cimport gemm
+
+
+cdef void augmented_input(
+    int lanes, int q, int v, int n, int S,
+    const floating *x, const long long *symbols, const floating *state, floating *u_hat,
+) noexcept nogil:
+    # q = 1: one row [x, h, 1].  q = 2: rows [x, 0, 1, 0] and [0, h, 0, 1], so that input and recurrence reach
+    # the cell apart.
+    cdef int lane, m = v + n + q
+    cdef floating *row_x
+    cdef floating *row_h
+    for lane in range(lanes):
+        row_x = u_hat + <Py_ssize_t> lane * q * m
+        row_h = row_x + (q - 1) * m
+        memset(row_x, 0, q * m * sizeof(floating))
+        if symbols == NULL:
+            memcpy(row_x, x + <Py_ssize_t> lane * v, v * sizeof(floating))
+        else:
+            row_x[symbols[lane]] = 1
+        memcpy(row_h + v, state + <Py_ssize_t> lane * S, n * sizeof(floating))
+        row_x[v + n] = 1
+        row_h[m - 1] = 1
+
+
+cdef void immediate_factor(
+    int k, int G, int n, const floating *Phi, const floating *d, floating *A,
+) noexcept nogil:
+    # A[s, (g, i)] = sum_a Phi[s, (a, i)] d[a, g, i]: a scaling of Phi's columns, 2 k S P flops, no product.
+    cdef int s, a, g, i, S = k * n, P = G * n
+    cdef const floating *phi_row
+    cdef const floating *diagonal
+    cdef floating *a_row
+    if Phi == NULL:
+        memset(A, 0, <Py_ssize_t> S * P * sizeof(floating))
+        for a in range(k):
+            for g in range(G):
+                diagonal = d + (a * G + g) * n
+                for i in range(n):
+                    A[<Py_ssize_t> (a * n + i) * P + g * n + i] = diagonal[i]
+        return
+    for s in range(S):
+        for g in range(G):
+            a_row = A + <Py_ssize_t> s * P + g * n
+            for a in range(k):
+                phi_row = Phi + <Py_ssize_t> s * S + a * n
+                diagonal = d + (a * G + g) * n
+                if a == 0:
+                    for i in range(n):
+                        a_row[i] = phi_row[i] * diagonal[i]
+                else:
+                    for i in range(n):
+                        a_row[i] += phi_row[i] * diagonal[i]
+
+
+cdef void dense_part(int k, int G, int n, const floating *d_rec, const floating *W_h, floating *M) noexcept nogil:
+    # M[(a, i), :] = sum_g d*[a, g, i] W_h[(g, i), :]: 2 S P flops.
+    cdef int a, g, i, l
+    cdef floating scale
+    cdef const floating *w_row
+    cdef floating *m_row
+    for a in range(k):
+        for i in range(n):
+            m_row = M + <Py_ssize_t> (a * n + i) * n
+            for g in range(G):
+                scale = d_rec[(a * G + g) * n + i]
+                w_row = W_h + <Py_ssize_t> (g * n + i) * n
+                if g == 0:
+                    for l in range(n):
+                        m_row[l] = scale * w_row[l]
+                else:
+                    for l in range(n):
+                        m_row[l] += scale * w_row[l]
+
+
+cdef void scale_by_grid(
+    int rows, int k, int n, const floating *X, const floating *c, Py_ssize_t c_stride, floating *Y,
+) noexcept nogil:
+    # Y[s, (b, i)] = sum_a X[s, (a, i)] c[s, a, b, i], rows of X and Y of length k n; c_stride 0 shares one grid.
+    cdef int s, a, b, i
+    cdef const floating *x_row
+    cdef const floating *diagonal
+    cdef floating *y_row
+    for s in range(rows):
+        for b in range(k):
+            y_row = Y + <Py_ssize_t> s * k * n + b * n
+            for a in range(k):
+                x_row = X + <Py_ssize_t> s * k * n + a * n
+                diagonal = c + s * c_stride + (a * k + b) * n
+                if a == 0:
+                    for i in range(n):
+                        y_row[i] = x_row[i] * diagonal[i]
+                else:
+                    for i in range(n):
+                        y_row[i] += x_row[i] * diagonal[i]
+
+
+cdef void transition_times_jacobian(
+    int k, int n, const floating *Phi, const floating *M, const floating *c, floating *Phi_next,
+) noexcept nogil:
+    cdef int a, b, i, S = k * n
+    if Phi == NULL:  # H itself
+        memset(Phi_next, 0, <Py_ssize_t> S * S * sizeof(floating))
+        for i in range(S):
+            memcpy(Phi_next + <Py_ssize_t> i * S, M + <Py_ssize_t> i * n, n * sizeof(floating))
+        for a in range(k):
+            for b in range(k):
+                for i in range(n):
+                    Phi_next[<Py_ssize_t> (a * n + i) * S + b * n + i] += c[(a * k + b) * n + i]
+        return
+    # Phi C by scaling, then Phi M (S, S)(S, n) into the columns of h: 2 S^2 n flops.
+    scale_by_grid(S, k, n, Phi, c, 0, Phi_next)
+    gemm[floating](False, False, S, n, S, 1, Phi, S, M, n, 1, Phi_next, S)
+
+
+cdef void credit_times_immediate(
+    int lanes, int q, int k, int G, int n, const floating *delta, const floating *d, floating *e,
+) noexcept nogil:
+    # e[b, j, (g, i)] = sum_a delta[b, (a, i)] d[b, j, a, g, i]
+    cdef int lane, j, a, g, i
+    cdef const floating *credit
+    cdef const floating *diagonal
+    cdef floating *row
+    for lane in range(lanes):
+        for j in range(q):
+            for g in range(G):
+                row = e + ((<Py_ssize_t> lane * q + j) * G + g) * n
+                for a in range(k):
+                    credit = delta + (<Py_ssize_t> lane * k + a) * n
+                    diagonal = d + (((<Py_ssize_t> lane * q + j) * k + a) * G + g) * n
+                    if a == 0:
+                        for i in range(n):
+                            row[i] = credit[i] * diagonal[i]
+                    else:
+                        for i in range(n):
+                            row[i] += credit[i] * diagonal[i]
+
+
+cdef void credit_times_jacobian(
+    int lanes, int q, int k, int G, int n,
+    const floating *e, const floating *W_h, const floating *c, floating *delta, floating *spare,
+) noexcept nogil:
+    cdef int S = k * n, P = G * n
+    scale_by_grid(lanes, k, n, delta, c, k * k * n, spare)
+    # delta D* (B, P) times W_h (P, n) into the columns of h: 2 B P n flops.
+    gemm[floating](False, False, lanes, n, P, 1, e + (q - 1) * P, q * P, W_h, n, 1, spare, S)
+    memcpy(delta, spare, <Py_ssize_t> lanes * S * sizeof(floating))
+
+
+cdef void gram_matrix(
+    int N, Py_ssize_t cols, const floating *X, double *panel, double *gram,
+) noexcept nogil:
+    # A core in float64 needs a Gram matrix in float64: its error would else cost variance (the square root of
+    # float32's rounding is 3e-4).  Panels of the float32 factors are widened while they pass through the cache.
+    # N^2 cols multiply-adds.
+    cdef Py_ssize_t start = 0
+    cdef int i, l, width
+    cdef const floating *row
+    while start < cols:
+        width = <int> min(<Py_ssize_t> GRAM_PANEL, cols - start)
+        for i in range(N):
+            row = X + i * cols + start
+            for l in range(width):
+                panel[i * GRAM_PANEL + l] = row[l]
+        gemm[double](False, True, N, N, width, 1.0, panel, GRAM_PANEL, panel, GRAM_PANEL,
+                     0.0 if start == 0 else 1.0, gram, N)
+        start += GRAM_PANEL
+
+
+cdef double sum_of_squares(Py_ssize_t size, const floating *x) noexcept nogil:
+    # Four running sums: a single one would wait for each addition.
+    cdef double s0 = 0, s1 = 0, s2 = 0, s3 = 0
+    cdef Py_ssize_t i = 0
+    while i + 4 <= size:
+        s0 += <double> x[i] * x[i]
+        s1 += <double> x[i + 1] * x[i + 1]
+        s2 += <double> x[i + 2] * x[i + 2]
+        s3 += <double> x[i + 3] * x[i + 3]
+        i += 4
+    while i < size:
+        s0 += <double> x[i] * x[i]
+        i += 1
+    return (s0 + s1) + (s2 + s3)
+
+
+cdef bint all_finite(Py_ssize_t size, const floating *x) noexcept nogil:
+    # An exponent of all ones is Inf or NaN; integer tests vectorise where float comparisons do not.
+    cdef Py_ssize_t i
+    cdef unsigned int bad32 = 0
+    cdef unsigned long long bad64 = 0
+    cdef const unsigned int *bits32 = <const unsigned int *> x
+    cdef const unsigned long long *bits64 = <const unsigned long long *> x
+    if floating is float:
+        for i in range(size):
+            bad32 |= <unsigned int> ((bits32[i] & 0x7F800000u) == 0x7F800000u)
+        return bad32 == 0
+    else:
+        for i in range(size):
+            bad64 |= <unsigned long long> ((bits64[i] & 0x7FF0000000000000u) == 0x7FF0000000000000u)
+        return bad64 == 0

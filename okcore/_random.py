@@ -1,0 +1,58 @@
+"""Random streams: one child of the seed a lane, so that a lane's draws depend on nothing but its own past."""
+
+import numpy as np
+
+from okcore._validation import as_int, describe
+
+
+def as_seed_sequence(rng):
+    """Return the SeedSequence behind an int, a SeedSequence, a Generator or None."""
+    if isinstance(rng, np.random.SeedSequence):
+        return rng
+    if isinstance(rng, np.random.Generator):
+        seed = getattr(rng.bit_generator, "seed_seq", None)
+        return seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(int(rng.integers(2**63)))
+    if rng is None:
+        return np.random.SeedSequence()
+    try:
+        return np.random.SeedSequence(as_int("rng", rng, 0))
+    except TypeError:
+        raise TypeError(f"rng must be an int, a SeedSequence, a Generator or None, got {describe(rng)}") from None
+
+
+def as_generator(rng):
+    """Return a Generator from an int, a SeedSequence, a Generator (itself) or None."""
+    if isinstance(rng, np.random.Generator):
+        return rng
+    return np.random.Generator(np.random.PCG64(as_seed_sequence(rng)))
+
+
+def lane_generators(rng, batch_size):
+    """Return one PCG64 Generator a lane, the children of `rng`'s seed."""
+    children = as_seed_sequence(rng).spawn(batch_size)
+    return [np.random.Generator(np.random.PCG64(child)) for child in children]
+
+
+def get_states(generators):
+    """Return the streams' positions as (len(generators), 6) words."""
+    words = np.empty((len(generators), 6), np.uint64)
+    for row, generator in zip(words, generators, strict=True):
+        state = generator.bit_generator.state
+        position, increment = state["state"]["state"], state["state"]["inc"]
+        low = 2**64 - 1
+        row[:] = (
+            position >> 64, position & low, increment >> 64, increment & low, state["has_uint32"], state["uinteger"]
+        )
+    return words
+
+
+def set_states(generators, words):
+    """Put streams at positions that `get_states` returned."""
+    for generator, row in zip(generators, np.asarray(words, np.uint64), strict=True):
+        word = [int(w) for w in row]
+        generator.bit_generator.state = {
+            "bit_generator": "PCG64",
+            "state": {"state": word[0] << 64 | word[1], "inc": word[2] << 64 | word[3]},
+            "has_uint32": word[4],
+            "uinteger": word[5],
+        }

@@ -1,0 +1,263 @@
+# The reduction, as a small problem.  With the terms' Gram matrices known, everything that decides a reduction is
+# N x N: the tall factors are read once for their Gram matrix and once for the final (r, N)(N, S P) mixing, here
+# expressed as two coefficient matrices.
+#
+# Terms are first scaled to |u_i| = |A_i| = 1 with weights w_i = |u_i| |A_i|, so that the Gram matrices are
+# correlations and balance is exact.  With K_u^T K_u = corr_u + delta I (and K_A alike), the core is
+#     C = K_u diag(w) K_A^T = U diag(sigma) V^T,
+# new factors are unit-u K_u^-1 Y_u and unit-A K_A^-1 Y_A, and E[Y_u Y_A^T] = C makes them unbiased whatever
+# invertible K_u, K_A are used.  The shift delta keeps both invertible when directions repeat.  A singular vector
+# made of nothing but the shift (delta |K^-1 y|^2 > 1/2) stands for a direction that the terms do not have: it
+# would add noise sqrt(sigma_r sigma_i) for a component of size zero, and is left out.
+
+from cython cimport floating
+from libc.math cimport fabs, isfinite, sqrt
+from libc.string cimport memcpy, memset
+
+from okcore._blas cimport cholesky_upper, gemm, solve_upper, svd, svd_lwork
+
+cdef double EPS = 2.220446049250313e-16
+
+
+cdef Py_ssize_t scratch_doubles(int N) noexcept nogil:
+    return 9 * <Py_ssize_t> N * N + 6 * N + svd_lwork(N)
+
+
+cdef Py_ssize_t scratch_bytes(int N) noexcept nogil:
+    return 64 * <Py_ssize_t> N + 4 * N + 8
+
+
+cdef int factorise(int n, const double *correlations, double *K, double *delta) noexcept nogil:
+    # Upper triangular K (n, n), K^T K = correlations + delta I with the smallest delta that works.
+    cdef int i, l, attempt
+    delta[0] = 8 * n * EPS
+    for attempt in range(12):
+        memcpy(K, correlations, n * n * sizeof(double))
+        for i in range(n):
+            K[i * n + i] += delta[0]
+        if cholesky_upper(n, K, n) == 0:
+            for i in range(n):
+                for l in range(i):
+                    K[i * n + l] = 0
+            return 0
+        delta[0] *= 16
+    return 2
+
+
+cdef bint from_shift(int n, int column, const double *X, double delta) noexcept nogil:
+    # X = K^-1 [y_1 .. y_n]: is y_column there only thanks to the shift?
+    cdef int i
+    cdef double norm = 0
+    for i in range(n):
+        norm += X[i * n + column] * X[i * n + column]
+    return delta * norm > 0.5
+
+
+cdef void rotate_rows(int k, double *a, double *b, double cosine, double sine) noexcept nogil:
+    # (a, b) <- (cosine a - sine b, sine a + cosine b)
+    cdef int l
+    cdef double old
+    for l in range(k):
+        old = a[l]
+        a[l] = cosine * old - sine * b[l]
+        b[l] = sine * old + cosine * b[l]
+
+
+cdef void orthonormal_with_row_norms(int size, int k, const double *p, double *Z) noexcept nogil:
+    # Z (size, k): orthonormal columns, |Z_i|^2 = p_i for p descending in [0, 1] with sum k (Schur-Horn).
+    # Start from [I; 0]: the first k rows are too long, the others too short.  Rotate a long row against a short
+    # one until the one that is nearer to its length has it; each rotation finishes a row.
+    cdef int high = 0, low = k, l
+    cdef double long_, short_, inner, excess, target, a, b, root, t, cosine
+    cdef double *row_high
+    cdef double *row_low
+    memset(Z, 0, size * k * sizeof(double))
+    for l in range(k):
+        Z[l * k + l] = 1
+    while high < k and low < size:
+        row_high = Z + high * k
+        row_low = Z + low * k
+        long_ = short_ = inner = 0
+        for l in range(k):
+            long_ += row_high[l] * row_high[l]
+            short_ += row_low[l] * row_low[l]
+            inner += row_high[l] * row_low[l]
+        excess = long_ - p[high]
+        if excess <= p[low] - short_:
+            target = p[high]                    # finish the long row
+        else:
+            target = long_ + short_ - p[low]    # finish the short one
+        # |cosine row_high - sine row_low|^2 = target: a t^2 + 2 inner t - b = 0 for t = tan
+        a = target - short_
+        b = long_ - target
+        if b > 0 and a > 0:
+            root = sqrt(inner * inner + a * b)
+            t = b / (inner + root) if inner >= 0 else b / (inner - root)
+            cosine = 1 / sqrt(1 + t * t)
+            rotate_rows(k, row_high, row_low, cosine, t * cosine)
+        if excess <= p[low] - short_:
+            high += 1
+        else:
+            low += 1
+
+
+cdef int kept_components(int n, int r, const double *sigma) noexcept nogil:
+    # The smallest j with (r - j) sigma_{j+1} <= sum_{i > j} sigma_i (1-based): those before it are kept exactly.
+    cdef int i, j
+    cdef double tail = 0
+    for i in range(n):
+        tail += sigma[i]
+    for j in range(r):
+        if (r - j) * sigma[j] <= tail * (1 + 4 * EPS):
+            return j
+        tail -= sigma[j]
+    return r
+
+
+cdef int reduce_terms(
+    int N, int r, double *gram_u, double *gram_A, const double *signs, double start,
+    double *scratch, void *bytes, double *mix_u, double *mix_A, Outcome *outcome,
+) noexcept nogil:
+    cdef int i, l, n = 0, live, j, k, tail, rank, at
+    cdef double *K_u = scratch
+    cdef double *K_A = K_u + N * N
+    cdef double *core = K_A + N * N
+    cdef double *X_u = core + N * N       # U, then K_u^-1 U
+    cdef double *X_A = X_u + N * N        # V, then K_A^-1 V
+    cdef double *V_T = X_A + N * N
+    cdef double *spare = V_T + N * N
+    cdef double *Z = spare + N * N
+    cdef double *weighted = Z + N * N
+    cdef double *norm_u = weighted + N * N
+    cdef double *norm_A = norm_u + N
+    cdef double *sigma = norm_A + N
+    cdef double *p = sigma + N
+    cdef double *work = p + 3 * N
+    cdef int *active = <int *> bytes
+    cdef void *iwork = <void *> (<char *> bytes + 4 * ((N + 1) // 2 * 2))
+    cdef double delta_u = 0, delta_A = 0, s1 = 0, s2 = 0, total = 0, value, amplitude, position
+    outcome.rank = 0
+    outcome.variance = 0
+    outcome.mixed_fraction = 0
+    memset(mix_u, 0, N * r * sizeof(double))
+    memset(mix_A, 0, N * r * sizeof(double))
+
+    # Terms that are not zero, their norms, and the correlations between them
+    for i in range(N):
+        if not (isfinite(gram_u[i * N + i]) and isfinite(gram_A[i * N + i])):
+            return 1
+        if gram_u[i * N + i] > 0 and gram_A[i * N + i] > 0:
+            active[n] = i
+            norm_u[n] = sqrt(gram_u[i * N + i])
+            norm_A[n] = sqrt(gram_A[i * N + i])
+            n += 1
+    if n == 0:
+        return 0
+    for i in range(n):
+        for l in range(n):
+            at = active[i] * N + active[l]
+            X_u[i * n + l] = gram_u[at] / norm_u[i] / norm_u[l]
+            X_A[i * n + l] = gram_A[at] / norm_A[i] / norm_A[l]
+    if factorise(n, X_u, K_u, &delta_u) or factorise(n, X_A, K_A, &delta_A):
+        return 1  # only NaN or Inf off the diagonal can do that
+
+    # Core C = K_u diag(w) K_A^T and its SVD, signs of the singular vectors fixed to make draws reproducible
+    for i in range(n):
+        for l in range(n):
+            weighted[i * n + l] = K_u[i * n + l] * norm_u[l] * norm_A[l]
+    gemm[double](False, True, n, n, n, 1.0, weighted, n, K_A, n, 0.0, core, n)
+    if svd(n, core, X_u, sigma, V_T, spare, work, iwork) != 0:
+        return 2
+    for l in range(n):
+        at = 0
+        for i in range(n):
+            if fabs(X_u[i * n + l]) > fabs(X_u[at * n + l]) * (1 + 1e-8):
+                at = i
+        value = -1 if X_u[at * n + l] < 0 else 1
+        for i in range(n):
+            X_u[i * n + l] *= value
+            X_A[i * n + l] = value * V_T[l * n + i]
+    solve_upper(n, n, K_u, n, X_u, n)
+    solve_upper(n, n, K_A, n, X_A, n)
+
+    # Components that exist, in descending order
+    live = 0
+    for l in range(n):
+        if sigma[l] <= n * EPS * sigma[0]:
+            break
+        if from_shift(n, l, X_u, delta_u) or from_shift(n, l, X_A, delta_A):
+            continue
+        if live != l:
+            sigma[live] = sigma[l]
+            for i in range(n):
+                X_u[i * n + live] = X_u[i * n + l]
+                X_A[i * n + live] = X_A[i * n + l]
+        live += 1
+
+    # Keep j, mix the tail into k slots
+    if live <= r:
+        j, tail, k = live, 0, 0
+    else:
+        j = kept_components(live, r, sigma)
+        tail = live - j
+        k = r - j
+    rank = j + k
+    for l in range(live):
+        total += sigma[l]
+    for l in range(j, live):
+        s1 += sigma[l]
+        s2 += sigma[l] * sigma[l]
+    if tail > 0:
+        outcome.variance = max(0.0, s1 * s1 / k - s2)
+        outcome.mixed_fraction = s1 / total
+        for l in range(tail):
+            p[l] = min(1.0, k * sigma[j + l] / s1)
+        if signs != NULL:
+            orthonormal_with_row_norms(tail, k, p, Z)
+            for l in range(tail):
+                for i in range(k):
+                    Z[l * k + i] *= signs[j + l]
+        else:
+            # Systematic sampling: slot i takes the component where the running sum of p passes start + i.
+            memset(Z, 0, tail * k * sizeof(double))
+            position = 0
+            at = 0
+            for l in range(tail):
+                position += p[l]
+                if at < k and (start + at < position or l == tail - (k - at)):
+                    Z[l * k + at] = 1
+                    at += 1
+    amplitude = sqrt(s1 / k) if tail > 0 else 0.0
+
+    # mix = diag(1 / norm) K^-1 [U_j sqrt(sigma_j), sqrt(s1 / k) U_T diag(signs) Z], rows back to all N terms
+    outcome.rank = rank
+    if tail > 0:
+        gemm[double](False, False, n, k, tail, amplitude, X_u + j, n, Z, k, 0.0, K_u, k)
+        gemm[double](False, False, n, k, tail, amplitude, X_A + j, n, Z, k, 0.0, K_A, k)
+    for i in range(n):
+        at = active[i] * r
+        for l in range(j):
+            value = sqrt(sigma[l])
+            mix_u[at + l] = X_u[i * n + l] * value / norm_u[i]
+            mix_A[at + l] = X_A[i * n + l] * value / norm_A[i]
+        for l in range(k):
+            mix_u[at + j + l] = K_u[i * k + l] / norm_u[i]
+            mix_A[at + j + l] = K_A[i * k + l] / norm_A[i]
+    return 0
+
+
+cdef void mix_terms(
+    int N, int r, int rank, int m, int size, const double *mix_u, const double *mix_A, floating *casts,
+    const floating *u, const floating *A, floating *u_new, floating *A_new,
+) noexcept nogil:
+    # (rank, N)(N, S P): 2 rank N S P flops, one pass over the factors
+    cdef int i
+    cdef floating *cast_u = casts
+    cdef floating *cast_A = casts + N * r
+    if rank == 0:
+        return
+    for i in range(N * r):
+        cast_u[i] = <floating> mix_u[i]
+        cast_A[i] = <floating> mix_A[i]
+    gemm[floating](True, False, rank, m, N, 1, cast_u, r, u, m, 0, u_new, m)
+    gemm[floating](True, False, rank, size, N, 1, cast_A, r, A, size, 0, A_new, size)

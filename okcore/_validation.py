@@ -1,0 +1,134 @@
+"""Checks of what users pass in: every error names the argument, what was expected and what came."""
+
+import numbers
+import operator
+
+import numpy as np
+
+
+def describe(value):
+    """Say what a value is, for an error message."""
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} array of shape {value.shape}"
+    return f"{type(value).__name__} {value!r}"
+
+
+def as_int(name, value, least):
+    """Return `value` as an int of at least `least`."""
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be an integer, got {describe(value)}")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {describe(value)}") from None
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}, got {number}")
+    return number
+
+
+def as_real(name, value, least=None, above=None, below=None):
+    """Return `value` as a finite float, at least `least`, greater than `above`, smaller than `below`."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a real number, got {describe(value)}")
+    number = float(value)
+    if not np.isfinite(number):
+        raise ValueError(f"{name} must be finite, got {number}")
+    if least is not None and number < least:
+        raise ValueError(f"{name} must be at least {least}, got {number}")
+    if above is not None and number <= above:
+        raise ValueError(f"{name} must be greater than {above}, got {number}")
+    if below is not None and number >= below:
+        raise ValueError(f"{name} must be smaller than {below}, got {number}")
+    return number
+
+
+def as_choice(name, value, choices):
+    """Return `value` if it is one of `choices`."""
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+    return value
+
+
+def as_instance(name, value, kind):
+    """Return `value` if it is a `kind`."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be an okcore.{kind.__name__}, got {describe(value)}")
+    return value
+
+
+def as_dtype(dtype):
+    """Return float32 or float64 as a NumPy dtype."""
+    try:
+        dtype = np.dtype(dtype)
+    except TypeError:
+        dtype = None
+    if dtype not in (np.float32, np.float64) or dtype is None:
+        raise TypeError("dtype must be float32 or float64, got " + repr(dtype))
+    return dtype
+
+
+def _as_array(name, value):
+    try:
+        return np.asarray(value)
+    except (ValueError, TypeError):
+        raise TypeError(f"{name} must be an array, got {describe(value)}") from None
+
+
+def as_floats(name, value, shape, dtype, finite=False):
+    """Return `value` as a contiguous, aligned array of exactly this shape and dtype; no cast is made."""
+    array = _as_array(name, value)
+    if array.dtype != dtype:
+        raise TypeError(f"{name} must be {dtype} of shape {shape}, got {describe(array)}")
+    if array.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
+    if finite and not np.isfinite(array).all():
+        raise_not_finite(name, array)
+    return np.require(array, dtype=dtype, requirements=["C", "A"])
+
+
+def as_inputs(name, value, batch_size, n_in, dtype, many):
+    """Return inputs of a step (or, if `many`, of T steps) as floats of `dtype` or as int64 symbols."""
+    array = _as_array(name, value)
+    lead = array.shape[:1] if many else ()
+    T = ("T",) if many else ()
+    wanted = (
+        f"{dtype} of shape {(*T, batch_size, n_in)} or integers of shape {(*T, batch_size)}".replace("'", "")
+    )
+    if array.dtype.kind in "iu":
+        if array.ndim == 0 or array.shape != (*lead, batch_size):
+            raise ValueError(f"{name} must be {wanted}, got {describe(array)}")
+        if array.size and (array.min() < 0 or array.max() >= n_in):
+            bad = int(array.min()) if array.min() < 0 else int(array.max())
+            raise ValueError(f"{name} must hold symbols from 0 to {n_in - 1}, got {bad}")
+        return np.require(array, dtype=np.longlong, requirements=["C", "A"])
+    if array.dtype != dtype:
+        raise TypeError(f"{name} must be {wanted}, got {describe(array)}")
+    if array.ndim == 0 or array.shape != (*lead, batch_size, n_in):
+        raise ValueError(f"{name} must be {wanted}, got {describe(array)}")
+    return np.require(array, dtype=dtype, requirements=["C", "A"])
+
+
+def as_mask(name, value, shape):
+    """Return a contiguous array of bools of this shape."""
+    array = _as_array(name, value)
+    if array.dtype != np.bool_:
+        raise TypeError(f"{name} must be bool of shape {shape}, got {describe(array)}")
+    if array.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
+    return np.ascontiguousarray(array)
+
+
+def raise_not_finite(name, array):
+    """Raise for an array with NaN or Inf; names the first place."""
+    where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+    raise ValueError(f"{name} must be finite, got {array[where]} at {where}")
+
+
+def raise_bad_out(out, shape, dtype):
+    """Raise for an `out` that cannot be written to."""
+    wanted = f"a writeable C-contiguous {dtype} array of shape {shape}"
+    if not isinstance(out, np.ndarray) or out.dtype != dtype:
+        raise TypeError(f"out must be {wanted}, got {describe(out)}")
+    if out.shape != shape:
+        raise ValueError(f"out must be {wanted}, got shape {out.shape}")
+    raise ValueError(f"out must be {wanted}, got one that is read-only, strided or not aligned")

@@ -1,0 +1,143 @@
+"""The recurrent cells: RNN, RHN, LSTM and GRU, and the base class for a cell of your own."""
+
+import numpy as np
+
+from okcore import _validation
+from okcore._cells import CellKernel
+from okcore._random import as_generator
+
+
+class Cell(CellKernel):
+    r"""A recurrent cell that is pointwise in its pre-activations; holds theta and nothing of a run.
+
+    Parameters
+    ----------
+    n_in : int
+        Inputs v.
+    n_hidden : int
+        Hidden units n.
+    dtype : {float32, float64}
+        Of parameters, states and gradients.
+    rng : int, SeedSequence, Generator or None
+        Draws the initial theta.
+    init : {"uniform", "normal", "zeros"}
+        ``"uniform"`` is torch's U(-1/sqrt(n), 1/sqrt(n)); ``"normal"`` is N(0, scale^2).
+    scale : float
+        Standard deviation for ``init="normal"``; 0.01 is that of the OK paper.
+
+    Attributes
+    ----------
+    theta : (P, m) ndarray
+        Recurrent parameters ``[W_x | W_h | b]``, or ``[W_x | W_h | b_ih | b_hh]`` for a cell with two terms.
+        One fixed buffer: write into it, or assign to it to copy into it.
+    n_in, n_hidden, n_gates, state_size : int
+    dtype : numpy.dtype
+
+    Notes
+    -----
+    A subclass in plain NumPy sets the three class attributes below and defines ``pointwise``; see
+    ``docs/extending.md``.
+
+    * ``n_gates`` (G): blocks of n pre-activations.
+    * ``n_state_blocks`` (k): blocks of n in the state, the hidden state h first.
+    * ``n_terms`` (q): 1 if the cell sees W_x x + W_h h + b as one sum, 2 if it needs W_x x + b_ih and
+      W_h h + b_hh apart.
+    """
+
+    n_gates = 1
+    n_state_blocks = 1
+    n_terms = 1
+    _kernel = None  # name of the compiled pointwise step; None: the method `pointwise`
+
+    def __init__(self, n_in, n_hidden, dtype=np.float32, rng=None, init="uniform", scale=0.01):
+        n_in = _validation.as_int("n_in", n_in, 1)
+        n_hidden = _validation.as_int("n_hidden", n_hidden, 1)
+        dtype = _validation.as_dtype(dtype)
+        _validation.as_choice("init", init, ("uniform", "normal", "zeros"))
+        scale = _validation.as_real("scale", scale, least=0)
+        super().__init__(n_in, n_hidden, dtype, self.n_gates, self.n_state_blocks, self.n_terms, self._kernel)
+        if init == "uniform":
+            bound = 1 / np.sqrt(n_hidden)
+            self.theta[...] = as_generator(rng).uniform(-bound, bound, self.theta.shape)
+        elif init == "normal":
+            self.theta[...] = as_generator(rng).normal(0, scale, self.theta.shape)
+
+    @property
+    def theta(self):
+        """Recurrent parameters, (P, m): one fixed buffer."""
+        return self._theta
+
+    @theta.setter
+    def theta(self, value):
+        if value is not self._theta:  # `cell.theta -= g` has already written into the buffer
+            self._theta[...] = _validation.as_floats("theta", value, self._theta.shape, self.dtype, finite=True)
+
+    def pointwise(self, pre, state):
+        r"""Step all lanes: the new state and the diagonals of its Jacobians.
+
+        Parameters
+        ----------
+        pre : (lanes, q, G, n) array
+            Pre-activations of each term.
+        state : (lanes, k, n) array
+            Previous state.
+
+        Returns
+        -------
+        state : (lanes, k, n) array
+        d : (lanes, q, k, G, n) array
+            ``d[b, j, a, g, i]`` is the derivative of ``state[b, a, i]`` by ``pre[b, j, g, i]``.
+        c : (lanes, k, k, n) array
+            ``c[b, a, e, i]`` is the derivative of the new ``state[b, a, i]`` by the old ``state[b, e, i]``,
+            pre-activations held fixed.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define pointwise(pre, state)")
+
+    def __repr__(self):
+        return f"{type(self).__name__}(n_in={self.n_in}, n_hidden={self.n_hidden}, dtype={self.dtype})"
+
+
+class RNN(Cell):
+    """The simple recurrent network, h = tanh(W_x x + W_h h' + b)."""
+
+    __doc__ += Cell.__doc__.partition("\n")[2].partition("    Notes")[0]
+    n_gates = 1
+    _kernel = "rnn"
+
+
+class RHN(Cell):
+    """Recurrent highway network of depth 1 with coupled gates, h = f h' + (1 - f) z (the OK paper's cell).
+
+    Rows of theta are [z; f]: z = 2 sigmoid(a_z) - 1, f = sigmoid(a_f).
+    """
+
+    __doc__ += Cell.__doc__.partition("\n")[2].partition("    Notes")[0]
+    n_gates = 2
+    _kernel = "rhn"
+
+
+class LSTM(Cell):
+    """Long short-term memory with torch's equations and gate order i, f, g, o; state [h, c].
+
+    c = f c' + i g, h = o tanh(c).  Torch's two biases are folded into one.
+    """
+
+    __doc__ += Cell.__doc__.partition("\n")[2].partition("    Notes")[0]
+    n_gates = 4
+    n_state_blocks = 2
+    _kernel = "lstm"
+
+
+class GRU(Cell):
+    """Gated recurrent unit with torch's equations ("reset after") and gate order r, z, n.
+
+    h = (1 - z) n + z h' with n = tanh(W_nx x + b_in + r (W_nh h' + b_hn)); both of torch's biases are kept.
+    """
+
+    __doc__ += Cell.__doc__.partition("\n")[2].partition("    Notes")[0]
+    n_gates = 3
+    n_terms = 2
+    _kernel = "gru"
+
+
+CELLS = {"rnn": RNN, "rhn": RHN, "lstm": LSTM, "gru": GRU}

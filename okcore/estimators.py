@@ -1,0 +1,401 @@
+"""The estimators: five algorithms, each a carry behind the one engine."""
+
+import inspect
+
+import numpy as np
+
+from okcore import _validation
+from okcore._blocks import choose_block
+from okcore._carries import Carry, ExactCarry, NoCarry, OptimalKroneckerSumCarry, RandomSignCarry, RankOneCarry
+from okcore._engine import Engine
+from okcore._random import get_states, lane_generators, set_states
+from okcore.cells import Cell
+
+SHARED = """
+    batch_size : int
+        Lanes B: independent sequences side by side.  They share theta and nothing else.
+    n_threads : int
+        Lanes are spread over so many threads; results are bitwise the same.
+    update_every : int
+        How often gradients are wanted; a hint for ``block="auto"`` only.
+"""
+
+
+class Estimator(Engine):
+    """Base class: an engine with a carry, and the copying and saving that all algorithms share.
+
+    A subclass makes its carry and calls this constructor; its constructor arguments must be readable as
+    attributes of the same name, which is how `clone` and `state_dict` know them.
+
+    Parameters
+    ----------
+    cell : Cell
+    carry : okcore.Carry
+        Made for the same cell.
+    block : int
+        Steps K on the tape between two absorbs.
+    rng : int, SeedSequence, Generator or None
+        Lane b draws from child b of its seed.
+    n_threads, update_every : int
+    """
+
+    def __init__(self, cell, carry, block, rng=None, n_threads=1, update_every=1):
+        _validation.as_instance("cell", cell, Cell)
+        _validation.as_instance("carry", carry, Carry)
+        block = _validation.as_int("block", block, 1)
+        n_threads = _validation.as_int("n_threads", n_threads, 1)
+        self.update_every = _validation.as_int("update_every", update_every, 1)
+        super().__init__(cell, carry, block, lane_generators(rng, carry.batch_size), n_threads)
+
+    @property
+    def state(self):
+        """State of every lane, (B, S): a copy.  Setting it leaves the influence as it is."""
+        return self.buffers["state"].copy()
+
+    @state.setter
+    def state(self, value):
+        shape = (self.batch_size, self.cell.state_size)
+        self.buffers["state"][...] = _validation.as_floats("state", value, shape, self.cell.dtype, finite=True)
+
+    @property
+    def stats(self):
+        """Figures about the last reduction, arrays of shape (B,).
+
+        ``variance`` is s1^2 / k - s2, the expected squared error (Frobenius, whole influence) that it added;
+        ``mixed_fraction`` the share of the singular values that was mixed.  Empty for estimators that do not
+        reduce.
+        """
+        return self.carry.stats
+
+    def influence(self):
+        """Return the dense influence matrix J = ds/dtheta that the estimator stands for now, (B, S, P, m).
+
+        The open block is included, so ``gradient(dh)`` is the sum over lanes of ``[dh, 0] @ J``.  Plain NumPy,
+        for study and tests: n times the memory of exact RTRL's step.
+        """
+        B, S, P, m = self.batch_size, self.cell.state_size, self.cell.n_rows, self.cell.n_columns
+        tape = self.buffers
+        J = np.empty((B, S, P, m), self.cell.dtype)
+        for lane in range(B):
+            J[lane] = self.carry.dense(lane) if self.open_steps else 0
+            for tau in range(self.open_steps):
+                if tape["cut"][tau, lane]:
+                    J[lane] = 0
+                H, D = self._jacobians(tau, lane)
+                J[lane] = np.tensordot(H, J[lane], 1)
+                for D_j, u_j in zip(D, tape["u_hat"][tau, lane], strict=True):
+                    J[lane] += D_j[:, :, None] * u_j
+            if tape["cut"][self.open_steps, lane]:
+                J[lane] = 0
+        return J
+
+    def _jacobians(self, tau, lane):
+        """Return H (S, S) and D (q, S, P) of a step on the tape."""
+        n, k, G, q = self.cell.n_hidden, self.cell.n_state_blocks, self.cell.n_gates, self.cell.n_terms
+        unit = np.arange(n)
+        D = np.zeros((q, k, n, G, n), self.cell.dtype)
+        D[:, :, unit, :, unit] = np.moveaxis(self.buffers["d"][tau, lane], -1, 0)
+        D = D.reshape(q, k * n, G * n)
+        H = np.zeros((k, n, k, n), self.cell.dtype)
+        H[:, unit, :, unit] = np.moveaxis(self.buffers["c"][tau, lane], -1, 0)
+        H = H.reshape(k * n, k * n)
+        if self.buffers["w"].size:  # a horizon of 1 never looks back through W_h
+            H[:, :n] += D[-1] @ self.buffers["w"][self.buffers["w_slot"][tau]]
+        return H, D
+
+    def _config(self):
+        """Return the constructor's arguments, cell and rng apart."""
+        names = [name for name in inspect.signature(type(self).__init__).parameters if name not in ("self", "cell", "rng")]
+        return {name: getattr(self, name) for name in names}
+
+    def clone(self):
+        """Return an estimator that shares the cell and is a copy of all else, random streams included."""
+        twin = type(self)(self.cell, **self._config())
+        twin.load_state_dict(self.state_dict())
+        return twin
+
+    def _identity(self):
+        """Return what a state must agree on to be loaded."""
+        cell = self.cell
+        identity = {
+            "algorithm": type(self).__name__, "cell": type(cell).__name__, "dtype": cell.dtype.name,
+            "n_in": cell.n_in, "n_hidden": cell.n_hidden, "batch_size": self.batch_size, "block": self.block,
+        }
+        speed_only = {"n_threads", "update_every"}
+        return identity | {name: value for name, value in self._config().items() if name not in speed_only}
+
+    def state_dict(self):
+        """Return everything a bitwise resume needs, theta apart: arrays and plain scalars, all of them copies."""
+        tape, j = self.buffers, self.open_steps
+        slots, renamed = np.unique(tape["w_slot"][:j], return_inverse=True)
+        order = np.argsort([np.flatnonzero(renamed == i)[0] for i in range(len(slots))])  # by first use
+        rank_of = np.argsort(order)
+        keeps_w = tape["w"].shape[0] > 0
+        return {
+            **self._identity(),
+            "steps": self.steps, "open_steps": j, "credited": bool(self.credited),
+            "state": tape["state"].copy(),
+            "u_hat": tape["u_hat"][:j].copy(), "d": tape["d"][:j].copy(), "c": tape["c"][:j].copy(),
+            "w": tape["w"][slots[order]] if keeps_w else tape["w"].copy(),
+            "w_slot": (rank_of[renamed] if keeps_w and j else tape["w_slot"][:j]).astype(np.intc),
+            "cut": tape["cut"][: j + 1].copy(), "credit": tape["credit"][:j].copy(), "pending": tape["pending"].copy(),
+            "rng": get_states(self.generators),
+            **{f"carry.{name}": array.copy() for name, array in self.carry.arrays.items()},
+        }
+
+    def load_state_dict(self, state):
+        """Restore what `state_dict` returned; a state of another kind or size is refused and changes nothing.
+
+        Raises
+        ------
+        ValueError, TypeError
+            Naming the entry, what was expected and what came.
+        """
+        if not isinstance(state, dict):
+            raise TypeError(f"state must be a dict, got {_validation.describe(state)}")
+        template = self.state_dict()
+        if missing := sorted(set(template) - set(state)):
+            raise ValueError(f"state lacks {', '.join(missing)}")
+        if unknown := sorted(set(state) - set(template)):
+            raise ValueError(f"state holds unknown entries {', '.join(map(str, unknown))}")
+        for name, expected in self._identity().items():
+            if state[name] != expected:
+                raise ValueError(f"state is of another estimator: {name} must be {expected!r}, got {state[name]!r}")
+        j = _validation.as_int("open_steps", state["open_steps"], 0)
+        if j > self.block:
+            raise ValueError(f"open_steps must be at most {self.block}, got {j}")
+        snapshots = len(state["w"]) if np.ndim(state["w"]) == 3 else 0
+        if snapshots > self.block or (j and self.buffers["w"].size and not 0 < snapshots <= j):
+            raise ValueError(f"w must hold 1 to {j} snapshots, got {snapshots}")
+        lengths = {"u_hat": j, "d": j, "c": j, "w_slot": j, "credit": j, "cut": j + 1, "w": snapshots}
+        arrays = {}
+        for name, expected in template.items():
+            if isinstance(expected, np.ndarray):
+                shape = (lengths[name], *expected.shape[1:]) if name in lengths else expected.shape
+                finite = expected.dtype.kind == "f"
+                arrays[name] = _validation.as_floats(name, state[name], shape, expected.dtype, finite=finite)
+        if arrays["w_slot"].size and not (arrays["w_slot"].min() >= 0 and arrays["w_slot"].max() < max(1, snapshots)):
+            raise ValueError(f"w_slot must be from 0 to {snapshots - 1}, got {arrays['w_slot']}")
+        steps = _validation.as_int("steps", state["steps"], 0)
+
+        for name in ("state", "u_hat", "d", "c", "w", "w_slot", "cut", "credit", "pending"):
+            buffer = self.buffers[name]
+            if name in ("cut", "credit"):
+                buffer[...] = 0
+            buffer[: len(arrays[name])] = arrays[name]
+        for name, array in self.carry.arrays.items():
+            array[...] = arrays[f"carry.{name}"]
+        set_states(self.generators, arrays["rng"])
+        last_slot = int(arrays["w_slot"][-1]) if j and snapshots else -1
+        self._restore(steps, j, bool(state["credited"]), last_slot)
+
+    def __repr__(self):
+        arguments = ", ".join(f"{name}={value!r}" for name, value in self._config().items())
+        return f"{type(self).__name__}({self.cell!r}, {arguments})"
+
+
+def _document(cls):
+    """Fill in what all estimators share."""
+    cls.__doc__ = cls.__doc__.replace("    {shared}\n", SHARED.lstrip("\n"))
+    return cls
+
+
+@_document
+class TBPTT(Estimator):
+    """Truncated backpropagation through time: the gradient stops at the last block boundary.
+
+    Parameters
+    ----------
+    cell : Cell
+    horizon : int
+        The window grows over 1, 2, ... horizon steps and then restarts; equal to BPTT while it has never done so.
+    {shared}
+    Notes
+    -----
+    Cost of a step: O(P m) a lane; of a gradient: O(K P n).  Biased.
+
+    References
+    ----------
+    Williams, R. J. & Peng, J. (1990). An efficient gradient-based algorithm for on-line training of recurrent
+    network trajectories. Neural Computation 2(4).
+
+    Examples
+    --------
+    >>> import numpy as np, okcore
+    >>> cell = okcore.RNN(n_in=3, n_hidden=8, rng=0)
+    >>> estimator = okcore.TBPTT(cell, horizon=5)
+    >>> h = estimator.step(np.array([2]))
+    >>> estimator.gradient(np.ones_like(h)).shape
+    (8, 12)
+    """
+
+    def __init__(self, cell, horizon, batch_size=1, n_threads=1, update_every=1):
+        _validation.as_instance("cell", cell, Cell)
+        horizon = _validation.as_int("horizon", horizon, 1)
+        carry = NoCarry(cell, _validation.as_int("batch_size", batch_size, 1))
+        super().__init__(cell, carry, horizon, n_threads=n_threads, update_every=update_every)
+
+    @property
+    def horizon(self):
+        """Steps of the longest window."""
+        return self.block
+
+
+@_document
+class RTRL(Estimator):
+    """Real-time recurrent learning: the exact gradient at every step, in blocks.
+
+    Parameters
+    ----------
+    cell : Cell
+    block : int or "auto"
+        1 is the textbook algorithm, n^4 a step; K of the order of n makes it n^3.  Gradients are the same to
+        rounding, also when theta changes at every step.  Every K-th step does the block's work.
+    {shared}
+    Notes
+    -----
+    Cost of a step: (2 S^2 P m + 2 K q S P m) / K + 2 S^2 n flops a lane; memory S P m + K q S P floats a lane.
+
+    References
+    ----------
+    Williams, R. J. & Zipser, D. (1989). A learning algorithm for continually running fully recurrent neural
+    networks. Neural Computation 1(2).  Schmidhuber, J. (1992). A fixed size storage O(n^3) time complexity
+    learning algorithm for fully recurrent continually running networks. Neural Computation 4(2).
+
+    Examples
+    --------
+    >>> import numpy as np, okcore
+    >>> cell = okcore.RNN(n_in=3, n_hidden=8, rng=0)
+    >>> estimator = okcore.RTRL(cell, block=4)
+    >>> h = estimator.step(np.array([2]))
+    >>> cell.theta -= 0.01 * estimator.gradient(h)
+    """
+
+    def __init__(self, cell, block="auto", batch_size=1, n_threads=1, update_every=1):
+        _validation.as_instance("cell", cell, Cell)
+        batch_size = _validation.as_int("batch_size", batch_size, 1)
+        if isinstance(block, str):
+            block = choose_block("rtrl", block, cell, update_every=_validation.as_int("update_every", update_every, 1))
+        block = _validation.as_int("block", block, 1)
+        super().__init__(cell, ExactCarry(cell, batch_size), block, n_threads=n_threads, update_every=update_every)
+
+
+@_document
+class UORO(Estimator):
+    """Unbiased online recurrent optimisation: the influence as one rank-one product; cheap and noisy.
+
+    Parameters
+    ----------
+    cell : Cell
+    rng : int, SeedSequence, Generator or None
+        Lane b draws from child b of its seed.
+    {shared}
+    Notes
+    -----
+    Cost of a step: O(P m + S P) flops a lane; memory S + P m floats a lane.
+
+    References
+    ----------
+    Tallec, C. & Ollivier, Y. (2018). Unbiased online recurrent optimization. ICLR, arXiv 1702.05043.
+    """
+
+    def __init__(self, cell, batch_size=1, rng=None, n_threads=1, update_every=1):
+        _validation.as_instance("cell", cell, Cell)
+        carry = RankOneCarry(cell, _validation.as_int("batch_size", batch_size, 1))
+        super().__init__(cell, carry, 1, rng, n_threads, update_every)
+
+
+@_document
+class KFRTRL(Estimator):
+    """Kronecker-factored RTRL: the influence as one Kronecker product, or the mean of independent copies.
+
+    Parameters
+    ----------
+    cell : Cell
+    copies : int
+        Independent estimates that are averaged.
+    block : int
+        Steps between two compressions; 1 is the published algorithm.
+    rng : int, SeedSequence, Generator or None
+        Lane b draws from child b of its seed.
+    {shared}
+    Notes
+    -----
+    Cost of a step: 2 S^2 P copies / K + 2 S^2 n flops a lane; memory copies (S P + m) floats a lane.
+
+    References
+    ----------
+    Mujika, A., Meier, F. & Steger, A. (2018). Approximating real-time recurrent learning with random Kronecker
+    factors. NeurIPS, arXiv 1805.10842.
+    """
+
+    def __init__(self, cell, copies=1, block=1, batch_size=1, rng=None, n_threads=1, update_every=1):
+        _validation.as_instance("cell", cell, Cell)
+        copies = _validation.as_int("copies", copies, 1)
+        carry = RandomSignCarry(cell, _validation.as_int("batch_size", batch_size, 1), copies)
+        super().__init__(cell, carry, block, rng, n_threads, update_every)
+
+    @property
+    def copies(self):
+        """Independent estimates that are averaged."""
+        return self.carry.rank
+
+
+@_document
+class OK(Estimator):
+    """Optimal Kronecker-sum approximation of RTRL: r Kronecker products, unbiased, of minimum variance.
+
+    Parameters
+    ----------
+    cell : Cell
+    rank : int
+        Kronecker products r that are kept.
+    block : int or "auto"
+        Steps K between two reductions, from r + K q terms to r.  1 is the paper's algorithm; longer blocks are
+        both cheaper and less noisy.  Every K-th step does the block's work.
+    mixing : {"signs", "sampling"}
+        How the tail of the singular values is mixed: by random signs (the squared error is the same for every
+        draw) or by systematic sampling (components stay orthogonal).
+    rng : int, SeedSequence, Generator or None
+        Lane b draws from child b of its seed.
+    {shared}
+    Notes
+    -----
+    Cost of a step: 2 S^2 P r / K + 2 S^2 n flops a lane; memory r (S P + m) floats a lane, and (r + K q) S P of
+    workspace a thread.
+
+    References
+    ----------
+    Benzing, F., Gauy, M. M., Mujika, A., Martinsson, A. & Steger, A. (2019). Optimal Kronecker-sum approximation
+    of real time recurrent learning. ICML, arXiv 1902.03993.
+
+    Examples
+    --------
+    >>> import numpy as np, okcore
+    >>> cell = okcore.RHN(n_in=3, n_hidden=8, rng=0)
+    >>> estimator = okcore.OK(cell, rank=4, block=4, rng=0)
+    >>> h = estimator.step(np.array([2]))
+    >>> cell.theta -= 0.01 * estimator.gradient(h)
+    """
+
+    def __init__(
+        self, cell, rank, block="auto", mixing="signs", batch_size=1, rng=None, n_threads=1, update_every=1
+    ):
+        _validation.as_instance("cell", cell, Cell)
+        rank = _validation.as_int("rank", rank, 1)
+        self.mixing = _validation.as_choice("mixing", mixing, ("signs", "sampling"))
+        batch_size = _validation.as_int("batch_size", batch_size, 1)
+        if isinstance(block, str):
+            every = _validation.as_int("update_every", update_every, 1)
+            block = choose_block("ok", block, cell, rank=rank, update_every=every)
+        block = _validation.as_int("block", block, 1)
+        carry = OptimalKroneckerSumCarry(cell, batch_size, rank, mixing)
+        super().__init__(cell, carry, block, rng, n_threads, update_every)
+
+    @property
+    def rank(self):
+        """Kronecker products that are kept."""
+        return self.carry.rank
+
+
+ESTIMATORS = {"ok": OK, "rtrl": RTRL, "kf-rtrl": KFRTRL, "uoro": UORO, "tbptt": TBPTT}

@@ -1,0 +1,94 @@
+"""Build the compiled modules; everything else about the package is in pyproject.toml.
+
+OKCORE_DEBUG=1 builds with bounds checks, overflow checks and without optimisation.
+OKCORE_OPENMP=0 builds without OpenMP (lanes then run on one thread).
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+import numpy
+import scipy
+from Cython.Build import cythonize
+from Cython.Compiler import Options
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+HERE = Path(__file__).parent
+DEBUG = os.environ.get("OKCORE_DEBUG", "0") == "1"
+MODULES = ["_blas", "_kernels", "_cells", "_reduction", "_kron", "_carries", "_engine"]
+
+
+def write_blas_int():
+    """Name the integer that SciPy's BLAS takes: SciPy has `blas_int` from 1.18 on, plain int before."""
+    declarations = (Path(scipy.__file__).parent / "linalg" / "cython_blas.pxd").read_text()
+    line = (
+        "from scipy.linalg.cython_blas cimport blas_int"
+        if "blas_int" in declarations
+        else "ctypedef int blas_int"
+    )
+    shim = HERE / "okcore" / "_blas_int.pxi"
+    if not shim.exists() or shim.read_text() != line + "\n":
+        shim.write_text(line + "\n")
+
+
+class BuildExtensions(build_ext):
+    """Adds OpenMP where the compiler has it."""
+
+    def build_extensions(self):
+        if os.environ.get("OKCORE_OPENMP", "1") == "1" and self.has_openmp():
+            for extension in self.extensions:
+                extension.extra_compile_args.append("-fopenmp")
+                extension.extra_link_args.append("-fopenmp")
+        super().build_extensions()
+
+    def has_openmp(self):
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder) / "probe.c"
+            source.write_text("#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n")
+            try:
+                objects = self.compiler.compile(
+                    [str(source)], output_dir=folder, extra_postargs=["-fopenmp"]
+                )
+                self.compiler.link_executable(
+                    objects, str(Path(folder) / "probe"), extra_postargs=["-fopenmp"]
+                )
+            except Exception:
+                print("okcore: no OpenMP in this compiler, building for one thread")
+                return False
+        return True
+
+
+write_blas_int()
+Options.warning_errors = True  # a performance hint (an exception check in a nogil call, say) fails the build
+
+extensions = [
+    Extension(
+        f"okcore.{name}",
+        [f"okcore/{name}.pyx"],
+        include_dirs=[numpy.get_include()],
+        define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
+        extra_compile_args=["-O0", "-g"] if DEBUG else ["-O3", "-fno-strict-aliasing"],
+    )
+    for name in MODULES
+]
+
+setup(
+    ext_modules=cythonize(
+        extensions,
+        language_level=3,
+        force=DEBUG,
+        show_all_warnings=False,
+        compiler_directives={
+            "boundscheck": DEBUG,
+            "wraparound": False,
+            "initializedcheck": DEBUG,
+            "overflowcheck": DEBUG,
+            "cdivision": True,
+            "embedsignature": True,
+            "freethreading_compatible": False,
+        },
+    ),
+    cmdclass={"build_ext": BuildExtensions},
+)
