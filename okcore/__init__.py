@@ -1,8 +1,53 @@
-"""Untruncated online gradients of recurrent networks on CPUs."""
+"""Untruncated online gradients of recurrent networks on CPUs.
 
-from okcore import kron
+A *cell* takes a step and hands over the diagonals of its Jacobians; the *engine* keeps the open block's steps on
+a tape; a *carry* summarises all that came before.  Every estimator is the engine with another carry.
+
+    cells.py        RNN, RHN, LSTM, GRU, and Cell for your own     _cells.pyx       their pointwise steps
+    estimators.py   TBPTT, RTRL, UORO, KFRTRL, OK, and Estimator    _engine.pyx      tape, sweeps, blocks, resets
+                                                                    _carries.pyx     one carry an algorithm
+    kron.py         sums of Kronecker products by themselves        _reduction.pyx   the optimal reduction
+                                                                    _kernels.pyx     Jacobian-times-factor products
+                                                                    _blas.pyx        the door to SciPy's BLAS
+    readouts.py, optimizers.py, trainer.py, tasks/                  learning online
+    runs.py, checkpoint.py, cli.py                                  runs that can be killed and resumed
+    reference.py    all of the mathematics in plain NumPy: read this first
+"""
+
+from importlib.metadata import version as _version
+
+from okcore import kron, tasks
 from okcore._carries import Carry
+from okcore._config import show_config
 from okcore.cells import GRU, LSTM, RHN, RNN, Cell
 from okcore.estimators import KFRTRL, OK, RTRL, TBPTT, UORO, Estimator
+from okcore.optimizers import SGD, Adam, Optimizer
+from okcore.readouts import LinearReadout, Readout, SoftmaxReadout
+from okcore.trainer import OnlineTrainer
 
-__all__ = ["GRU", "KFRTRL", "LSTM", "OK", "RHN", "RNN", "RTRL", "TBPTT", "UORO", "Carry", "Cell", "Estimator", "kron"]
+__version__ = _version("okcore")
+
+__all__ = [
+    "GRU",
+    "KFRTRL",
+    "LSTM",
+    "OK",
+    "RHN",
+    "RNN",
+    "RTRL",
+    "SGD",
+    "TBPTT",
+    "UORO",
+    "Adam",
+    "Carry",
+    "Cell",
+    "Estimator",
+    "LinearReadout",
+    "OnlineTrainer",
+    "Optimizer",
+    "Readout",
+    "SoftmaxReadout",
+    "kron",
+    "show_config",
+    "tasks",
+]

@@ -260,14 +260,14 @@ cdef class Engine:
             self.flush_into(cnp.PyArray_DATA(gradient))
         return gradient
 
-    def run(self, xs, dhs, resets=None):
+    def run(self, xs, dhs=None, resets=None):
         """Take T steps with theta fixed: `step` and `accumulate` T times, then `flush`.
 
         Parameters
         ----------
         xs : (T, B, n_in) array, or (T, B) array of integers
-        dhs : (T, B, n_hidden) array
-            dloss/dh of every step.
+        dhs : (T, B, n_hidden) array, optional
+            dloss/dh of every step; without it the steps get no credit.
         resets : (T, B) array of bool, optional
 
         Returns
@@ -280,16 +280,17 @@ cdef class Engine:
         cdef Py_ssize_t T = cnp.PyArray_DIM(inputs, 0), t, item = sizeof(float) if self.cell.single else sizeof(double)
         cdef bint by_symbol = cnp.PyArray_NDIM(inputs) == 2
         cdef char *x = <char *> cnp.PyArray_DATA(inputs)
-        cdef char *dh
+        cdef char *dh = NULL
         cdef char *h
         cdef unsigned char *masks = NULL
-        credits = self.credits(dhs, "dhs", T)
+        if dhs is not None:
+            credits = self.credits(dhs, "dhs", T)
+            dh = <char *> cnp.PyArray_DATA(credits)
         if resets is not None:
             resets = _validation.as_mask("resets", resets, (T, self.batch_size))
             masks = <unsigned char *> cnp.PyArray_DATA(<cnp.ndarray> resets)
         hidden = np.empty((T, self.batch_size, self.n), self.cell.dtype)
         gradient = self.output(None, self.P, self.m)
-        dh = <char *> cnp.PyArray_DATA(credits)
         h = <char *> cnp.PyArray_DATA(hidden)
         with nogil:
             for t in range(T):
@@ -299,7 +300,8 @@ cdef class Engine:
                 else:
                     self.advance(x + t * self.batch_size * self.v * item, NULL)
                 self.copy_hidden(h + t * self.batch_size * self.n * item)
-                self.add_credit(dh + t * self.batch_size * self.n * item)
+                if dh != NULL:
+                    self.add_credit(dh + t * self.batch_size * self.n * item)
             self.flush_into(cnp.PyArray_DATA(gradient))
         return hidden, gradient
 
@@ -674,3 +676,26 @@ cdef int absorb(Engine e, int lane, int thread) except -1 nogil:
     if e.cell.single:
         return absorb_lane[float](e, lane, thread, NULL)
     return absorb_lane[double](e, lane, thread, NULL)
+
+
+cdef extern from *:
+    """
+    #ifdef _OPENMP
+    #define OKCORE_HAS_OPENMP 1
+    #else
+    #define OKCORE_HAS_OPENMP 0
+    #endif
+    #ifdef OKCORE_DEBUG
+    #define OKCORE_IS_DEBUG 1
+    #else
+    #define OKCORE_IS_DEBUG 0
+    #endif
+    """
+    bint OKCORE_HAS_OPENMP
+    bint OKCORE_IS_DEBUG
+
+
+def build_flags():
+    """Say how the compiled modules were built."""
+    return ("debug, bounds checked" if OKCORE_IS_DEBUG else "optimised") + (
+        ", OpenMP" if OKCORE_HAS_OPENMP else ", no OpenMP")

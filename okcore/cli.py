@@ -1,0 +1,226 @@
+"""The command line: okcore train, okcore resume, okcore config."""
+
+import argparse
+import sys
+import warnings
+from pathlib import Path
+
+from okcore import __version__, _config, runs
+from okcore.cells import CELLS
+from okcore.estimators import ESTIMATORS
+from okcore.optimizers import OPTIMIZERS
+
+DESCRIPTION = """\
+Train recurrent networks online with untruncated gradients, on a CPU.
+
+Start here:
+  okcore train copy                  a small network learns to repeat bit strings (about two minutes)
+  okcore train text python-docs      a character model of Python's own documentation
+  okcore train text my.txt           ... of your own text
+  okcore resume runs/copy-001        go on with a run that was stopped or killed
+"""
+
+ALGORITHMS = """\
+algorithms (--estimator):
+  ok        Optimal Kronecker-sum: near-exact, n^3 time, n^2 memory   --rank r terms, --block K steps a reduction
+  rtrl      exact, n^3 time in blocks, n^3 memory                     --block K; 1 is the textbook n^4 algorithm
+  kf-rtrl   one Kronecker product, noisier                            --rank copies, --block K
+  uoro      one rank-one product, cheapest and noisiest
+  tbptt     truncated backpropagation, biased                         --block horizon
+"""
+
+COPY_EXAMPLES = """
+The network reads a start sign and a random bit string and must say the string again afterwards.  Whenever it does
+well, strings grow; the run reports the length it works at.
+
+examples:
+  okcore train copy
+  okcore train copy --estimator tbptt --block 16
+  okcore train copy --preset paper --steps 40000     the size of the OK paper: length 10 in 30,000 to 40,000 steps
+  okcore train copy --hidden 64 --rank 8 --out runs/mine
+"""
+
+TEXT_EXAMPLES = """
+The network predicts each next byte of a text.  It is measured in bits a character on the validation text: lower is
+better.
+
+examples:
+  okcore train text python-docs
+  okcore train text shakespeare.txt --hidden 128 --rank 8 --steps 20000
+  okcore train text train.txt --valid valid.txt --preset paper
+"""
+
+# The defaults are a small run; the presets are those of the OK paper's experiments.
+DEFAULTS = {
+    "copy": {"hidden": 32, "rank": 8, "block": 16, "batch": 16, "lr": 2e-3, "clip": 1.0, "steps": 30_000},
+    "text": {"hidden": 64, "rank": 8, "block": 16, "batch": 16, "lr": 1e-3, "clip": 100.0, "steps": 10_000},
+}
+PAPER = {
+    "copy": {"hidden": 128, "rank": 16, "block": 16, "batch": 16, "lr": 3.16e-4, "clip": 1.0, "steps": 2_000_000},
+    "text": {"hidden": 256, "rank": 8, "block": 16, "batch": 32, "lr": 3.16e-4, "clip": 100.0, "steps": 1_000_000},
+}
+
+
+def checked(kind, least, strict=False):
+    """Return an argparse type: a number of at least (or, if strict, above) `least`."""
+
+    def parse(text):
+        value = kind(text)
+        if not (value > least if strict else value >= least) or value == float("inf"):
+            raise argparse.ArgumentTypeError(f"must be {'above' if strict else 'at least'} {least}, got {text}")
+        return value
+
+    parse.__name__ = kind.__name__
+    return parse
+
+
+def block(text):
+    """Parse --block."""
+    return text if text == "auto" else checked(int, 1)(text)
+
+
+def add_options(parser, task):
+    """Add what both tasks share; defaults come from DEFAULTS or PAPER afterwards."""
+    small, paper = DEFAULTS[task], PAPER[task]
+
+    def default(name):
+        return f"(default {small[name]:g}; paper {paper[name]:g})"
+
+    network = parser.add_argument_group("network")
+    network.add_argument("--cell", choices=CELLS, default="rhn", help="recurrent cell (default rhn, the paper's)")
+    network.add_argument("--hidden", type=checked(int, 1), metavar="N", help=f"hidden units {default('hidden')}")
+    network.add_argument(
+        "--init", choices=("normal", "uniform"),
+        help="of the weights: normal is the paper's N(0, 0.01^2), uniform torch's (default: normal for rhn)",
+    )
+    network.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="(default float32)")
+
+    gradient = parser.add_argument_group("gradient")
+    gradient.add_argument("--estimator", choices=ESTIMATORS, default="ok", help="algorithm (default ok); see below")
+    gradient.add_argument(
+        "--rank", type=checked(int, 1), metavar="R", help=f"ok: Kronecker terms; kf-rtrl: copies {default('rank')}"
+    )
+    gradient.add_argument(
+        "--block", type=block, metavar="K", help=f'steps a block, tbptt: horizon; or "auto" {default("block")}'
+    )
+
+    learning = parser.add_argument_group("learning")
+    learning.add_argument("--batch", type=checked(int, 1), metavar="B", help=f"lanes side by side {default('batch')}")
+    learning.add_argument("--lr", type=checked(float, 0, True), help=f"learning rate {default('lr')}")
+    learning.add_argument(
+        "--clip", type=checked(float, 0), help=f"bound on the recurrent gradient's norm, 0: none {default('clip')}"
+    )
+    learning.add_argument("--optimizer", choices=OPTIMIZERS, default="adam", help="(default adam)")
+    learning.add_argument(
+        "--update-every", type=checked(int, 1), default=1, metavar="U", help="steps between updates (default 1)"
+    )
+
+    run = parser.add_argument_group("run")
+    run.add_argument("--steps", type=checked(int, 1), metavar="T", help=f"time steps to train {default('steps')}")
+    run.add_argument("--seed", type=checked(int, 0), default=0, help="same seed, same run (default 0)")
+    run.add_argument(
+        "--threads", type=checked(int, 1), metavar="N", help="lanes are spread over them (default: all processors)"
+    )
+    run.add_argument("--out", type=Path, metavar="DIR", help=f"folder of the run (default runs/{task}-001, -002, ...)")
+    run.add_argument("--preset", choices=("paper",), help="sizes of the OK paper, where an option does not say else")
+    run.add_argument(
+        "--log-every", type=checked(int, 0), default=0, metavar="T", help="steps a metrics line (default: 200 lines)"
+    )
+
+
+def make_parser():
+    """Return the parser of the whole command line."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="okcore", description=DESCRIPTION, formatter_class=raw)
+    parser.add_argument("--version", action="version", version=f"okcore {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    train = commands.add_parser("train", help="start a run", description="Start a run: on the Copy task or on a text.")
+    task = train.add_subparsers(dest="task", required=True, metavar="TASK")
+    copy = task.add_parser(
+        "copy", help="repeat bit strings, longer and longer", formatter_class=raw,
+        description="Learn to repeat bit strings.\n" + COPY_EXAMPLES, epilog=ALGORITHMS,
+    )
+    add_options(copy, "copy")
+    text = task.add_parser(
+        "text", help="predict the next character", formatter_class=raw,
+        description="Learn to predict a text.\n" + TEXT_EXAMPLES, epilog=ALGORITHMS,
+    )
+    text.add_argument("source", metavar="FILE|python-docs", help="a text file, or the documentation inside CPython")
+    text.add_argument("--valid", metavar="FILE", help="validation text (default: the last 5 %% of FILE)")
+    add_options(text, "text")
+
+    resume = commands.add_parser(
+        "resume", help="go on with a run", formatter_class=raw,
+        description="Go on with a run from its last checkpoint, bitwise as if it had never been interrupted.",
+    )
+    resume.add_argument("folder", metavar="DIR", type=Path, help="the run's folder")
+    resume.add_argument("--steps", type=checked(int, 1), metavar="T", help="train up to this step instead")
+    resume.add_argument("--threads", type=checked(int, 1), metavar="N", help="spread lanes over so many threads")
+
+    commands.add_parser("config", help="show versions, BLAS, threads and build flags")
+    return parser
+
+
+def resolve(arguments):
+    """Return the run's options: what was said, else the preset, else the default."""
+    options = {name: value for name, value in vars(arguments).items() if name not in ("command", "out", "preset")}
+    defaults = (PAPER if arguments.preset == "paper" else DEFAULTS)[arguments.task]
+    for name, value in defaults.items():
+        if options[name] is None:
+            options[name] = value
+    options.setdefault("source", None)
+    options.setdefault("valid", None)
+    for name in ("source", "valid"):
+        if options[name] not in (None, "python-docs"):
+            options[name] = str(Path(options[name]).resolve())
+    if options["init"] is None:
+        options["init"] = "normal" if options["cell"] == "rhn" else "uniform"
+    if options["threads"] is None:
+        options["threads"] = min(_config.usable_processors(), options["batch"])
+    options["valid_every"] = max(1, options["steps"] // runs.EVALUATIONS)
+    options["log_every"] = options["log_every"] or max(1, options["steps"] // runs.LOG_LINES)
+    return options
+
+
+def train(run):
+    """Train a run to its end and say what came out; returns the exit status."""
+    estimator = run.trainer.estimator
+    print(f"{run.trainer.cell.theta.size:,} recurrent parameters, {estimator!r}")
+    print(f"Writing to {run.folder}; Ctrl-C saves and stops.", flush=True)
+    stopped = run.train()
+    if stopped:
+        print(f"\nStopped by {stopped} after step {run.trainer.steps:,}; everything is saved.")
+        print(f"  okcore resume {run.folder}")
+        return 0
+    print()
+    print(run.summary())
+    print("Go on with")
+    print(f"  okcore resume {run.folder} --steps {2 * run.options['steps']}")
+    if run.options["task"] == "copy":
+        print("  okcore train copy --preset paper --steps 40000     the paper's network, in some minutes")
+        print("  okcore train text python-docs                      the same on real text")
+    else:
+        print("  okcore train copy                                  a task where long memory matters")
+    return 0
+
+
+def main(argv=None):
+    """Run the command line; returns the exit status."""
+    arguments = make_parser().parse_args(argv)
+    warnings.showwarning = lambda message, *rest, **more: print(f"okcore: warning: {message}", file=sys.stderr)
+    try:
+        if arguments.command == "config":
+            _config.show_config()
+            return 0
+        if arguments.command == "resume":
+            return train(runs.Run.open(arguments.folder, arguments.steps, arguments.threads))
+        folder = arguments.out or runs.free_folder(arguments.task)
+        return train(runs.Run.create(folder, resolve(arguments)))
+    except (OSError, ValueError, TypeError, FloatingPointError, MemoryError) as error:
+        print(f"okcore: error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

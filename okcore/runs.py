@@ -1,0 +1,246 @@
+"""A run: a folder with its options, its metrics and its checkpoint, that can be killed and resumed bitwise."""
+
+import json
+import signal
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from okcore import _config, checkpoint, tasks
+from okcore.cells import CELLS
+from okcore.estimators import ESTIMATORS
+from okcore.optimizers import OPTIMIZERS
+from okcore.readouts import SoftmaxReadout
+from okcore.trainer import OnlineTrainer
+
+LOG_LINES = 200        # metrics lines over a whole run
+PLAIN_LINES = 20       # printed where there is no terminal for a progress bar
+SAVE_SECONDS = 60      # between two checkpoints
+EVALUATIONS = 10       # of the validation text over a whole run
+
+
+def make_task(options, rng):
+    """Return the task that `options` name."""
+    if options["task"] == "copy":
+        return tasks.Copy(options["batch"], rng=rng)
+    source = tasks.python_docs() if options["source"] == "python-docs" else options["source"]
+    return tasks.Text(source, options["batch"], valid=options["valid"])
+
+
+def make_estimator(options, cell, rng):
+    """Return the estimator that `options` name."""
+    kind = options["estimator"]
+    shared = {"batch_size": options["batch"], "n_threads": options["threads"], "update_every": options["update_every"]}
+    block = options["block"]
+    if kind == "ok":
+        return ESTIMATORS[kind](cell, rank=options["rank"], block=block, rng=rng, **shared)
+    if kind == "rtrl":
+        return ESTIMATORS[kind](cell, block=block, **shared)
+    if kind == "kf-rtrl":
+        return ESTIMATORS[kind](cell, copies=options["rank"], block=1 if block == "auto" else block, rng=rng, **shared)
+    if kind == "uoro":
+        return ESTIMATORS[kind](cell, rng=rng, **shared)
+    return ESTIMATORS[kind](cell, horizon=25 if block == "auto" else block, **shared)
+
+
+def make_trainer(options):
+    """Return (trainer, task) as `options` say; every random stream is a child of the one seed."""
+    for_task, for_cell, for_estimator, for_readout = np.random.SeedSequence(options["seed"]).spawn(4)
+    task = make_task(options, for_task)
+    start = {"dtype": options["dtype"], "init": options["init"]}
+    cell = CELLS[options["cell"]](task.n_in, options["hidden"], rng=for_cell, **start)
+    estimator = make_estimator(options, cell, for_estimator)
+    readout = SoftmaxReadout(options["hidden"], task.n_out, rng=for_readout, **start)
+    optimizer = OPTIMIZERS[options["optimizer"]](options["lr"])
+    clip = options["clip"] or None
+    return OnlineTrainer(cell, estimator, readout, optimizer, clip, options["update_every"]), task
+
+
+@contextmanager
+def stop_signals(stopped):
+    """Collect SIGINT and SIGTERM in the list `stopped`, so that a step is finished and saved first."""
+
+    def stop(number, frame):
+        stopped.append(signal.Signals(number).name)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Run:
+    """A training run in a folder.
+
+    Parameters
+    ----------
+    folder : str or Path
+    options : dict
+        What ``run.json`` holds under "options".
+
+    Notes
+    -----
+    The folder holds ``run.json`` (options, versions, machine), ``metrics.jsonl`` (a line every so many steps) and
+    ``checkpoint.npz``; the checkpoint before it stays as ``checkpoint.previous.npz``.
+    """
+
+    def __init__(self, folder, options):
+        self.folder = Path(folder)
+        self.options = options
+        self.trainer, self.task = make_trainer(options)
+        self.time = 0.0           # seconds of training, over resumes too
+        self.loss_sum = 0.0       # since the line before
+        self.loss_count = 0
+
+    @classmethod
+    def create(cls, folder, options):
+        """Start a run in a folder that holds none yet."""
+        folder = Path(folder)
+        if folder.exists() and not folder.is_dir():
+            raise FileExistsError(f"--out must be a folder, got the file {str(folder)!r}")
+        if (folder / "run.json").exists() or (folder / "checkpoint.npz").exists():
+            raise FileExistsError(
+                f"--out must be a new folder, got {str(folder)!r}, which holds a run (okcore resume {folder} goes on)"
+            )
+        run = cls(folder, options)
+        folder.mkdir(parents=True, exist_ok=True)
+        run._write_description()
+        (folder / "metrics.jsonl").write_text("")
+        return run
+
+    @classmethod
+    def open(cls, folder, steps=None, threads=None):
+        """Go on with the run in `folder`, from its newest sound checkpoint; `steps` moves its end."""
+        folder = Path(folder)
+        try:
+            description = json.loads((folder / "run.json").read_text())
+            options = description["options"]
+        except FileNotFoundError:
+            raise FileNotFoundError(f"DIR must hold a run, got {str(folder)!r} without a run.json") from None
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(f"{folder / 'run.json'} is damaged: {error}") from None
+        if steps is not None:
+            options["steps"] = steps
+        if threads is not None:
+            options["threads"] = threads
+        run = cls(folder, options)
+        if (folder / "checkpoint.npz").exists() or checkpoint.previous(folder / "checkpoint.npz").exists():
+            run._restore(checkpoint.read_newest(folder / "checkpoint.npz"))
+        run._cut_metrics()
+        run._write_description()
+        return run
+
+    def _write_description(self):
+        options = self.options | {"block": self.trainer.estimator.block}
+        description = {"options": options, "parameters": self.trainer.cell.theta.size, "versions": _config.config()}
+        partial = self.folder / "run.json.partial"
+        partial.write_text(json.dumps(description, indent=2) + "\n")
+        partial.replace(self.folder / "run.json")
+
+    def _restore(self, groups):
+        own = groups.pop("run", {})
+        self.trainer.load_state_dict(groups)
+        self.task.load_state_dict(groups.get("task", {}))
+        self.time, self.loss_sum, self.loss_count = own["time"], own["loss_sum"], own["loss_count"]
+
+    def _cut_metrics(self):
+        """Drop the lines after the checkpoint: those steps are taken again."""
+        path = self.folder / "metrics.jsonl"
+        kept = []
+        for line in path.read_text().splitlines() if path.exists() else []:
+            try:
+                if json.loads(line)["step"] <= self.trainer.steps:
+                    kept.append(line)
+            except (json.JSONDecodeError, KeyError, TypeError):
+                continue  # half a line, written as the run was killed
+        partial = self.folder / "metrics.jsonl.partial"
+        partial.write_text("".join(line + "\n" for line in kept))
+        partial.replace(path)
+
+    def save(self):
+        """Write the checkpoint."""
+        own = {"time": self.time, "loss_sum": self.loss_sum, "loss_count": self.loss_count}
+        groups = {**self.trainer.state_dict(), "task": self.task.state_dict(), "run": own}
+        checkpoint.write(self.folder / "checkpoint.npz", groups, keep=True)
+
+    def train(self):
+        """Train to the last step; returns the name of the signal that ended it before, or None."""
+        total, first = self.options["steps"], self.trainer.steps
+        every = self.options["log_every"]
+        bar = tqdm(total=total, initial=first, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True)
+        stopped = []
+        clock = saved = time.monotonic()
+
+        def after_step(trainer, loss):
+            nonlocal clock, saved
+            now = time.monotonic()
+            self.time += now - clock
+            clock = now
+            self.loss_sum += loss
+            self.loss_count += 1
+            bar.update()
+            if trainer.steps % every == 0 or trainer.steps == total:
+                self._log(metrics, bar)
+            if now - saved > SAVE_SECONDS:
+                self.save()
+                saved = time.monotonic()
+            return bool(stopped)
+
+        with stop_signals(stopped), bar, open(self.folder / "metrics.jsonl", "a") as metrics:
+            try:
+                self.trainer.fit(self.task, max(0, total - first), progress=False, callback=after_step)
+            except FloatingPointError:
+                bar.close()
+                print(f"The run broke off; its last checkpoint is in {self.folder}", file=sys.stderr)
+                raise
+            self.save()
+        return stopped[0] if stopped and self.trainer.steps < total else None
+
+    def _log(self, metrics, bar):
+        step, total = self.trainer.steps, self.options["steps"]
+        line = {"step": step, "time_s": round(self.time, 3), "loss_bits": self.loss_sum / self.loss_count}
+        self.loss_sum, self.loss_count = 0.0, 0
+        if self.options["task"] == "copy":
+            line["copy_length"] = self.task.length
+            said = f"copies up to {self.task.length}"
+        else:
+            due = step == total or step % self.options["valid_every"] == 0
+            line["valid_bpc"] = self.trainer.evaluate_bits(self.task.valid) if due else None
+            said = "" if line["valid_bpc"] is None else f"validation {line['valid_bpc']:.3f} bits a character"
+        metrics.write(json.dumps(line) + "\n")
+        metrics.flush()
+        said = f"loss {line['loss_bits']:.3f} bits" + (f", {said}" if said else "")
+        if not bar.disable:
+            bar.set_postfix_str(said)
+        elif step == total or step * PLAIN_LINES // total > (step - self.options["log_every"]) * PLAIN_LINES // total:
+            print(f"step {step:>{len(str(total))}} of {total}: {said}", flush=True)
+
+    def summary(self):
+        """Say in a sentence what the network has learned."""
+        steps = f"{self.trainer.steps:,} steps"
+        seconds = f"{self.time:.0f} s"
+        if self.options["task"] == "copy":
+            return (
+                f"After {steps} ({seconds}) the network repeats random bit strings: it works at length "
+                f"{self.task.length} (it began at 1)."
+            )
+        bits = self.trainer.evaluate_bits(self.task.valid)
+        return (
+            f"After {steps} ({seconds}) the network predicts the validation text with {bits:.3f} bits a character "
+            f"(guessing among its {self.task.n_out} characters would take {np.log2(self.task.n_out):.2f})."
+        )
+
+
+def free_folder(task):
+    """Return runs/<task>-001, or the first number that is free."""
+    number = 1
+    while (folder := Path("runs") / f"{task}-{number:03d}").exists():
+        number += 1
+    return folder
+

@@ -1,0 +1,108 @@
+"""The Copy task with the curriculum of the OK paper."""
+
+import numpy as np
+
+from okcore import _validation
+from okcore._random import as_generator, get_states, set_states
+from okcore.tasks._base import Task
+
+START, BLANK = 2, 3
+
+
+class Copy(Task):
+    """Remember a random bit string and say it again, longer and longer.
+
+    Symbols are the bits 0 and 1, start (2) and blank (3).  A sequence of length T has 2 T + 2 steps: input start,
+    the bits, then T + 1 blanks; target T + 1 blanks, then start, then the bits.  T is drawn for each sequence as
+    max(1, uniform on L - 4 .. L).  When a lane needs a new sequence while the running loss is below 0.15 bits,
+    L grows by one.  Lanes run out of step with each other; each starts its next sequence at once, with a reset.
+
+    Parameters
+    ----------
+    batch_size : int
+    rng : int, SeedSequence, Generator or None
+    length : int
+        L at the start.
+
+    Attributes
+    ----------
+    length : int
+        L, the longest sequence now asked for: what a run reports.
+    running_loss : float
+        0.999 of itself and 0.001 of the newest loss in bits; 1 at the start, 0.3 after each growth.
+
+    References
+    ----------
+    Benzing et al. (2019), arXiv 1902.03993, section 5.
+    """
+
+    n_in = n_out = 4
+    THRESHOLD, RESTART, DECAY = 0.15, 0.3, 0.999
+
+    def __init__(self, batch_size, rng=None, length=1):
+        self.batch_size = _validation.as_int("batch_size", batch_size, 1)
+        self.length = _validation.as_int("length", length, 1)
+        self.running_loss = 1.0
+        # Streams are PCG64 whatever the seed was given as, so that a checkpoint can hold their position.
+        self._generator = np.random.Generator(np.random.PCG64(as_generator(rng).integers(2**63)))
+        self._sequences = [None] * self.batch_size  # (inputs, targets) of each lane
+        self._position = np.zeros(self.batch_size, np.int64)
+
+    def _new_sequence(self):
+        if self.running_loss < self.THRESHOLD:
+            self.length += 1
+            self.running_loss = self.RESTART
+        T = max(1, int(self._generator.integers(self.length - 4, self.length, endpoint=True)))
+        bits = self._generator.integers(2, size=T)
+        blanks = np.full(T + 1, BLANK)
+        return np.concatenate([[START], bits, blanks]), np.concatenate([blanks, [START], bits])
+
+    def __next__(self):
+        x = np.empty(self.batch_size, np.int64)
+        y = np.empty(self.batch_size, np.int64)
+        reset = np.zeros(self.batch_size, bool)
+        for lane in range(self.batch_size):
+            if self._sequences[lane] is None or self._position[lane] == len(self._sequences[lane][0]):
+                self._sequences[lane] = self._new_sequence()
+                self._position[lane] = 0
+                reset[lane] = True
+            inputs, targets = self._sequences[lane]
+            x[lane], y[lane] = inputs[self._position[lane]], targets[self._position[lane]]
+            self._position[lane] += 1
+        return x, y, reset
+
+    def observe(self, loss_bits):
+        """Update the running loss that the curriculum follows."""
+        self.running_loss = self.DECAY * self.running_loss + (1 - self.DECAY) * float(loss_bits)
+
+    def state_dict(self):
+        """Return curriculum, random stream and where every lane is in its sequence."""
+        started = self._sequences[0] is not None
+        lengths = [(len(inputs) - 2) // 2 for inputs, _ in self._sequences] if started else []
+        bits = [inputs[1 : T + 1] for (inputs, _), T in zip(self._sequences, lengths, strict=False)] if started else []
+        return {
+            "kind": "Copy",
+            "batch_size": self.batch_size,
+            "length": self.length,
+            "running_loss": self.running_loss,
+            "rng": get_states([self._generator]),
+            "position": self._position.copy(),
+            "lengths": np.array(lengths, np.int64),
+            "bits": np.concatenate([np.zeros(0, np.int64), *bits]),
+        }
+
+    def load_state_dict(self, state):
+        """Go to a position that `state_dict` returned."""
+        if state.get("kind") != "Copy" or state.get("batch_size") != self.batch_size:
+            raise ValueError(
+                f"state must be of a Copy task with {self.batch_size} lanes, "
+                f"got {state.get('kind')} with {state.get('batch_size')}"
+            )
+        self.length = int(state["length"])
+        self.running_loss = float(state["running_loss"])
+        set_states([self._generator], state["rng"])
+        self._position[...] = state["position"]
+        ends = np.cumsum(state["lengths"])
+        for lane, (T, end) in enumerate(zip(state["lengths"], ends, strict=True)):
+            bits, blanks = state["bits"][end - T : end], np.full(T + 1, BLANK)
+            self._sequences[lane] = np.concatenate([[START], bits, blanks]), np.concatenate([blanks, [START], bits])

@@ -1,0 +1,97 @@
+"""Character-level text: predict the next byte."""
+
+from pathlib import Path
+
+import numpy as np
+
+from okcore import _validation
+from okcore.tasks._base import Task
+
+
+def python_docs():
+    """Return the English text in CPython's own ``pydoc_data.topics``, as bytes: nothing to ship or download."""
+    from pydoc_data.topics import topics
+
+    return "\n".join(topics[name] for name in sorted(topics)).encode()
+
+
+def read_text(source, name):
+    """Return the bytes of a file, or `source` itself if it is bytes; refuse what is no text."""
+    if isinstance(source, (bytes, bytearray)):
+        data = bytes(source)
+        where = "bytes"
+    else:
+        path = Path(source)
+        if not path.is_file():
+            raise FileNotFoundError(f"{name} must be a text file, got {str(path)!r}, which is not there or no file")
+        data = path.read_bytes()
+        where = repr(str(path))
+    if b"\0" in data:
+        raise ValueError(f"{name} must be text, got {where}, which is binary (it holds a NUL byte)")
+    if len(data) < 2:
+        raise ValueError(f"{name} must hold at least 2 bytes, got {where} with {len(data)}")
+    return np.frombuffer(data, np.uint8)
+
+
+class Text(Task):
+    """Predict each next byte of a text, every lane from its own place.
+
+    Lane b starts at byte floor(b (N - 1) / max(B - 1, 1)) of the N and wraps round at the end; it is reset
+    whenever its position in the text is a multiple of `reset_every`.
+
+    Parameters
+    ----------
+    source : str, Path or bytes
+        A file, or the text itself.
+    batch_size : int
+    valid : str, Path or bytes, optional
+        Validation text; without it the last 5 % of `source` validate.
+    reset_every : int
+
+    Attributes
+    ----------
+    symbols : (n_in,) uint8 array
+        The bytes that occur; inputs and targets are places in it.
+    train, valid : int64 arrays
+        The texts as symbols.
+    """
+
+    VALID_FRACTION = 0.05
+
+    def __init__(self, source, batch_size, valid=None, reset_every=100):
+        self.batch_size = _validation.as_int("batch_size", batch_size, 1)
+        self.reset_every = _validation.as_int("reset_every", reset_every, 1)
+        data = read_text(source, "source")
+        if valid is None:
+            held_out = max(2, int(len(data) * self.VALID_FRACTION))
+            if len(data) < held_out + 2:
+                raise ValueError(f"source must hold at least 4 bytes without valid, got {len(data)}")
+            data, valid_data = data[:-held_out], data[-held_out:]
+        else:
+            valid_data = read_text(valid, "valid")
+        self.symbols = np.unique(np.concatenate([data, valid_data]))
+        self.n_in = self.n_out = len(self.symbols)
+        self.train = np.searchsorted(self.symbols, data)
+        self.valid = np.searchsorted(self.symbols, valid_data)
+        lanes = np.arange(self.batch_size)
+        self._position = lanes * (len(self.train) - 1) // max(self.batch_size - 1, 1)
+
+    def __next__(self):
+        here = self._position
+        after = (here + 1) % len(self.train)
+        self._position = after
+        return self.train[here], self.train[after], here % self.reset_every == 0
+
+    def state_dict(self):
+        """Return where every lane is in the text."""
+        return {
+            "kind": "Text", "batch_size": self.batch_size, "bytes": len(self.train), "position": self._position.copy()
+        }
+
+    def load_state_dict(self, state):
+        """Go to a position that `state_dict` returned."""
+        mine = {"kind": "Text", "batch_size": self.batch_size, "bytes": len(self.train)}
+        theirs = {name: state.get(name) for name in mine}
+        if theirs != mine:
+            raise ValueError(f"state must be of the same text and lanes {mine}, got {theirs}")
+        self._position = np.array(state["position"], np.int64)

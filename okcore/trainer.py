@@ -1,0 +1,215 @@
+"""The online trainer: a cell, an estimator, a readout and an optimizer, one update per time step."""
+
+import math
+import sys
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+from okcore import _validation, checkpoint
+from okcore.cells import Cell
+from okcore.estimators import TBPTT, Estimator
+from okcore.optimizers import Optimizer
+from okcore.readouts import Readout
+
+
+class OnlineTrainer:
+    """Trains while the stream runs: step, loss, gradient, update.
+
+    Parameters
+    ----------
+    cell : Cell
+    estimator : Estimator
+        Made for `cell`.
+    readout : Readout
+        With the cell's n_hidden and dtype.
+    optimizer : Optimizer
+    clip : float, optional
+        Bound on the norm of the recurrent gradient; the readout's is not clipped.
+    update_every : int
+        Steps between two updates; gradients are averaged over them.
+
+    Examples
+    --------
+    >>> import okcore
+    >>> task = okcore.tasks.Copy(batch_size=4, rng=0)
+    >>> cell = okcore.RHN(task.n_in, 16, rng=1)
+    >>> estimator = okcore.OK(cell, rank=4, block=8, batch_size=4, rng=2)
+    >>> readout = okcore.SoftmaxReadout(16, task.n_out, rng=3)
+    >>> trainer = okcore.OnlineTrainer(cell, estimator, readout, okcore.Adam(1e-3), clip=1.0)
+    >>> losses = trainer.fit(task, steps=50, progress=False)
+    >>> losses.shape
+    (50,)
+    """
+
+    def __init__(self, cell, estimator, readout, optimizer, clip=None, update_every=1):
+        _validation.as_instance("cell", cell, Cell)
+        _validation.as_instance("estimator", estimator, Estimator)
+        _validation.as_instance("readout", readout, Readout)
+        _validation.as_instance("optimizer", optimizer, Optimizer)
+        if estimator.cell is not cell:
+            raise ValueError(f"estimator must be made for this cell, got one for {estimator.cell!r}")
+        if readout.n_hidden != cell.n_hidden or readout.dtype != cell.dtype:
+            raise ValueError(
+                f"readout must have n_hidden={cell.n_hidden} and dtype {cell.dtype}, "
+                f"got n_hidden={readout.n_hidden} and dtype {readout.dtype}"
+            )
+        self.cell, self.estimator, self.readout, self.optimizer = cell, estimator, readout, optimizer
+        self.clip = None if clip is None else _validation.as_real("clip", clip, above=0)
+        self.update_every = _validation.as_int("update_every", update_every, 1)
+        self.steps = 0
+        self._hidden = np.empty((estimator.batch_size, cell.n_hidden), cell.dtype)
+        self._gradient = np.empty_like(cell.theta)
+        self._readout_gradient = np.zeros_like(readout.weights)
+
+    def partial_fit(self, x, y, reset=None):
+        """Take one time step and, every `update_every` of them, one update.
+
+        Parameters
+        ----------
+        x : (B, n_in) floats or (B,) integers
+        y : (B,) integers, or (B, n_out) floats for a LinearReadout
+        reset : (B,) bool, optional
+            Lanes that start a new sequence with this step.
+
+        Returns
+        -------
+        float
+            Loss of this step in bits, mean over lanes, before the update.
+        """
+        y = self.readout.check_targets(y, self.estimator.batch_size)
+        h = self.estimator.step(x, reset, out=self._hidden)
+        loss, dh, readout_gradient = self.readout.loss(h, y)
+        self.steps += 1
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"the loss is not finite at step {self.steps}: lower the learning rate, or clip")
+        if self.update_every == 1:
+            self.estimator.gradient(dh, out=self._gradient)
+            self._update(readout_gradient)
+        else:
+            self.estimator.accumulate(dh)
+            self._readout_gradient += readout_gradient
+            if self.steps % self.update_every == 0:
+                scale = self.cell.dtype.type(1 / self.update_every)
+                self.estimator.flush(out=self._gradient)
+                self._gradient *= scale
+                self._readout_gradient *= scale
+                self._update(self._readout_gradient)
+                self._readout_gradient[...] = 0
+        return loss
+
+    def _update(self, readout_gradient):
+        if self.clip is not None:
+            flat = self._gradient.ravel()
+            norm = math.sqrt(np.dot(flat, flat)) if flat.dtype == np.float64 else float(np.linalg.norm(flat))
+            if norm > self.clip:
+                self._gradient *= self.cell.dtype.type(self.clip / norm)
+        self.optimizer.update("theta", self.cell.theta, self._gradient)
+        self.optimizer.update("readout", self.readout.weights, readout_gradient)
+
+    def predict(self, x, reset=None):
+        """Take one time step without learning and return the readout's prediction, (B, n_out)."""
+        return self.readout.predict(self.estimator.step(x, reset, out=self._hidden))
+
+    def fit(self, task, steps, progress=None, callback=None):
+        """Train on a task for a number of steps.
+
+        Parameters
+        ----------
+        task : iterator of (x, y, reset)
+            With ``observe(loss_bits)``, called after each step.
+        steps : int
+        progress : bool, optional
+            Show a progress bar; by default when standard error is a terminal.
+        callback : callable, optional
+            Called as ``callback(trainer, loss_bits)`` after each step; training ends early when it returns True.
+
+        Returns
+        -------
+        losses : (steps taken,) array
+            In bits.
+
+        Notes
+        -----
+        BLAS is held to one thread meanwhile: lanes are what is spread over threads (the estimator's n_threads).
+        """
+        steps = _validation.as_int("steps", steps, 0)
+        losses = np.empty(steps)
+        taken = 0
+        show = sys.stderr.isatty() if progress is None else progress
+        with threadpool_limits(1, user_api="blas"), tqdm(total=steps, disable=not show, unit="step") as bar:
+            while taken < steps:
+                x, y, reset = next(task)
+                losses[taken] = loss = self.partial_fit(x, y, reset)
+                task.observe(loss)
+                taken += 1
+                bar.update()
+                if callback is not None and callback(self, loss):
+                    break
+        return losses[:taken]
+
+    def evaluate_bits(self, symbols, chunk=1000):
+        """Return the mean cross-entropy in bits of a sequence of symbols, one pass with the state carried.
+
+        Parameters
+        ----------
+        symbols : (T,) integers
+            Each is predicted from those before it; the first is only read.
+        chunk : int
+            Steps between two calls of the readout.
+        """
+        reader = TBPTT(self.cell, horizon=1)
+        total = 0.0
+        for start in range(0, len(symbols) - 1, chunk):
+            stop = min(start + chunk, len(symbols) - 1)
+            hidden, _ = reader.run(symbols[start:stop, None])
+            total += float(self.readout.bits(hidden[:, 0], symbols[start + 1 : stop + 1]).sum(dtype=np.float64))
+        return total / (len(symbols) - 1)
+
+    def state_dict(self):
+        """Return everything a bitwise resume needs, in groups of arrays and plain scalars."""
+        return {
+            "trainer": {
+                "steps": self.steps,
+                "theta": self.cell.theta.copy(),
+                "weights": self.readout.weights.copy(),
+                "readout": type(self.readout).__name__,
+                "readout_gradient": self._readout_gradient.copy(),
+            },
+            "optimizer": self.optimizer.state_dict(),
+            "estimator": self.estimator.state_dict(),
+        }
+
+    def load_state_dict(self, state):
+        """Restore what `state_dict` returned."""
+        if missing := sorted({"trainer", "optimizer", "estimator"} - set(state)):
+            raise ValueError(f"state must be of an OnlineTrainer, got one without {', '.join(missing)}")
+        own = state["trainer"]
+        if own.get("readout") != type(self.readout).__name__:
+            raise ValueError(f"readout must be {type(self.readout).__name__}, got {own.get('readout')}")
+        arrays = {"theta": self.cell.theta, "weights": self.readout.weights, "readout_gradient": self._readout_gradient}
+        values = {
+            name: _validation.as_floats(name, own.get(name), array.shape, array.dtype, finite=True)
+            for name, array in arrays.items()
+        }
+        parameters = {"theta": self.cell.theta, "readout": self.readout.weights}
+        steps = _validation.as_int("steps", own.get("steps"), 0)
+        before = self.estimator.state_dict()
+        self.estimator.load_state_dict(state["estimator"])
+        try:
+            self.optimizer.load_state_dict(state["optimizer"], parameters)
+        except (ValueError, TypeError):
+            self.estimator.load_state_dict(before)
+            raise
+        for name, array in arrays.items():
+            array[...] = values[name]
+        self.steps = steps
+
+    def save(self, path):
+        """Write a checkpoint (.npz without pickle), all of it or nothing."""
+        checkpoint.write(path, self.state_dict())
+
+    def load(self, path):
+        """Go on from a checkpoint; one that is damaged or of another kind raises ValueError and changes nothing."""
+        self.load_state_dict(checkpoint.read(path))
