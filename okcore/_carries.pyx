@@ -489,6 +489,7 @@ cdef class RandomSignCarry(KroneckerCarry):
         cdef Py_ssize_t size = <Py_ssize_t> self.S * self.P
         cdef double *norm_u = scratch
         cdef double *norm_A = norm_u + N
+        cdef const double *row
         cdef double p, sign
         if N == 0:
             return KEEP_ALL
@@ -504,6 +505,7 @@ cdef class RandomSignCarry(KroneckerCarry):
         memset(mix_u, 0, N * copies * sizeof(double))
         memset(mix_A, 0, N * copies * sizeof(double))
         for l in range(copies):
+            row = draws + l * (self.n_draws // copies)
             count = 0
             for i in range(N):
                 count += (i >= n_old or i == l) and norm_u[i] > 0 and norm_A[i] > 0
@@ -513,7 +515,7 @@ cdef class RandomSignCarry(KroneckerCarry):
                 p, sign = 1, 1
                 if count > 1:
                     p = sqrt(norm_A[i] / norm_u[i])
-                    sign = -1 if draws[l * (1 + n_new) + (0 if i < n_old else 1 + i - n_old)] < 0.5 else 1
+                    sign = -1 if row[0 if i < n_old else 1 + i - n_old] < 0.5 else 1
                 mix_u[i * copies + l] = sign * p
                 mix_A[i * copies + l] = sign / p
         return copies
