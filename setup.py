@@ -1,10 +1,13 @@
 """Build the compiled modules; everything else about the package is in pyproject.toml.
 
-OKCORE_DEBUG=1 builds with bounds checks, overflow checks and without optimisation.
+OKCORE_DEBUG=1 builds with checks of bounds, overflow and initialisation, and little optimisation.
 OKCORE_OPENMP=0 builds without OpenMP (lanes then run on one thread).
 """
 
+import contextlib
+import io
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -34,7 +37,11 @@ def write_blas_int():
 
 
 class BuildExtensions(build_ext):
-    """Adds OpenMP where the compiler has it."""
+    """Builds side by side, with OpenMP where the compiler has it."""
+
+    def finalize_options(self):
+        super().finalize_options()
+        self.parallel = self.parallel or os.cpu_count()
 
     def build_extensions(self):
         if os.environ.get("OKCORE_OPENMP", "1") == "1" and self.has_openmp():
@@ -60,35 +67,43 @@ class BuildExtensions(build_ext):
         return True
 
 
-write_blas_int()
-Options.warning_errors = True  # a performance hint (an exception check in a nogil call, say) fails the build
+def compile_to_c(extensions):
+    """Run Cython; a warning or a performance hint (an exception check in a nogil call, say) fails the build."""
+    Options.warning_errors = True
+    messages = io.StringIO()
+    with contextlib.redirect_stderr(messages):
+        compiled = cythonize(
+            extensions,
+            language_level=3,
+            force=DEBUG,
+            compiler_directives={
+                "boundscheck": DEBUG,
+                "initializedcheck": DEBUG,
+                "overflowcheck": DEBUG,
+                "wraparound": False,
+                "cdivision": True,
+                "embedsignature": True,
+            },
+        )
+    print(messages.getvalue(), file=sys.stderr, end="")
+    if "performance hint" in messages.getvalue() and not DEBUG:  # bounds checks are what a debug build is for
+        for extension in compiled:
+            for source in extension.sources:
+                Path(source).unlink()
+        sys.exit("okcore: Cython gave performance hints (above); they count as errors")
+    return compiled
 
+
+write_blas_int()
+flags = ["-O1", "-g"] if DEBUG else ["-O3"]
 extensions = [
     Extension(
         f"okcore.{name}",
         [f"okcore/{name}.pyx"],
         include_dirs=[numpy.get_include()],
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")] + [("OKCORE_DEBUG", "1")] * DEBUG,
-        extra_compile_args=["-O0", "-g"] if DEBUG else ["-O3", "-fno-strict-aliasing"],
+        extra_compile_args=[*flags, "-fno-strict-aliasing", "-Wno-maybe-uninitialized"],
     )
     for name in MODULES
 ]
-
-setup(
-    ext_modules=cythonize(
-        extensions,
-        language_level=3,
-        force=DEBUG,
-        show_all_warnings=False,
-        compiler_directives={
-            "boundscheck": DEBUG,
-            "wraparound": False,
-            "initializedcheck": DEBUG,
-            "overflowcheck": DEBUG,
-            "cdivision": True,
-            "embedsignature": True,
-            "freethreading_compatible": False,
-        },
-    ),
-    cmdclass={"build_ext": BuildExtensions},
-)
+setup(ext_modules=compile_to_c(extensions), cmdclass={"build_ext": BuildExtensions})

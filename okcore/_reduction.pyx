@@ -161,19 +161,22 @@ cdef int reduce_terms(
     if factorise(n, X_u, K_u, &delta_u) or factorise(n, X_A, K_A, &delta_A):
         return 1  # only NaN or Inf off the diagonal can do that
 
-    # Core C = K_u diag(w) K_A^T and its SVD, signs of the singular vectors fixed to make draws reproducible
+    # Core C = K_u diag(w) K_A^T and its SVD
     for i in range(n):
         for l in range(n):
             weighted[i * n + l] = K_u[i * n + l] * norm_u[l] * norm_A[l]
     gemm[double](False, True, n, n, n, 1.0, weighted, n, K_A, n, 0.0, core, n)
     if svd(n, core, X_u, sigma, V_T, spare, work, iwork) != 0:
         return 2
+    # Signs of the singular vectors, fixed so that a draw means the same whatever LAPACK returns: the term that
+    # is most like component l, K_u^T U_l at its largest, is like it with a plus.
+    gemm[double](True, False, n, n, n, 1.0, K_u, n, X_u, n, 0.0, spare, n)
     for l in range(n):
         at = 0
         for i in range(n):
-            if fabs(X_u[i * n + l]) > fabs(X_u[at * n + l]) * (1 + 1e-8):
+            if fabs(spare[i * n + l]) > fabs(spare[at * n + l]) * (1 + 1e-8):
                 at = i
-        value = -1 if X_u[at * n + l] < 0 else 1
+        value = -1 if spare[at * n + l] < 0 else 1
         for i in range(n):
             X_u[i * n + l] *= value
             X_A[i * n + l] = value * V_T[l * n + i]

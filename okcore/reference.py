@@ -109,13 +109,6 @@ def to_dense(u, A):
     return np.einsum("isp,im->spm", A, u)
 
 
-def triangular_factor(X):
-    """Return Q, R with X = Q R, R upper triangular with a diagonal that is not negative."""
-    Q, R = np.linalg.qr(X)
-    sign = np.where(np.diagonal(R) < 0, -1.0, 1.0)
-    return Q * sign, sign[:, None] * R
-
-
 def orthonormal_with_row_norms(p, k):
     """Return Z (len(p), k): orthonormal columns, |Z_i|^2 = p_i, for descending p in [0, 1] with sum k (Schur-Horn)."""
     Z = np.eye(len(p), k)
@@ -144,14 +137,15 @@ def reduce(u, A, rank, signs=None, start=None):
     balance = np.sqrt(norm_A[live] / norm_u[live])
     L = (u[live] * balance[:, None]).T.astype(np.float64)                                   # (m, N)
     R = (A[live] / balance[:, None, None]).reshape(live.sum(), A[0].size).T.astype(np.float64)  # (S P, N)
-    Q_L, R_L = triangular_factor(L)
-    Q_R, R_R = triangular_factor(R)
+    Q_L, R_L = np.linalg.qr(L)
+    Q_R, R_R = np.linalg.qr(R)
     U, sigma, Vt = np.linalg.svd(R_L @ R_R.T, full_matrices=False)
     exist = sigma > 1e-12 * sigma.max(initial=0)
     U, sigma, V = U[:, exist], sigma[exist], Vt[exist].T
-    size = np.abs(U)
-    first = np.argmax(size >= size.max(axis=0, initial=0) / (1 + 1e-8), axis=0)
-    turn = np.sign(U[first, np.arange(len(sigma))])
+    likeness = (Q_L @ U).T @ (u[live] / norm_u[live, None]).T  # of components and terms; the largest one is made positive
+    size = np.abs(likeness)
+    first = np.argmax(size >= size.max(axis=1, keepdims=True, initial=0) / (1 + 1e-8), axis=1)
+    turn = np.sign(likeness[np.arange(len(sigma)), first])
     U, V = U * turn, V * turn
 
     r = min(rank, len(sigma))

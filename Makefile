@@ -1,0 +1,37 @@
+# make demo   sets everything up in .venv and trains a small network (two minutes)
+# make test   sets everything up in .venv and runs all tests
+# make lint   ruff and cython-lint
+# make test-debug   all tests against a build with bounds checks
+# make clean  removes .venv and everything built
+
+PYTHON ?= python3
+VENV ?= .venv
+SOURCES := pyproject.toml setup.py $(wildcard okcore/*.pyx okcore/*.pxd)
+
+.PHONY: demo test lint test-debug clean
+
+demo: $(VENV)/.ready
+	$(VENV)/bin/okcore train copy
+
+test: $(VENV)/.ready
+	$(VENV)/bin/python -m pytest
+
+lint: $(VENV)/.ready
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/cython-lint okcore
+
+# Bounds, overflow and initialisation checks; a folder and an environment of its own beside the optimised build.
+test-debug:
+	rm -rf build/debug && mkdir -p build/debug
+	git ls-files -z | xargs -0 cp --parents -t build/debug
+	OKCORE_DEBUG=1 $(MAKE) -C build/debug test
+
+$(VENV)/.ready: $(SOURCES)
+	@$(PYTHON) -c "import ensurepip, sys; assert sys.version_info >= (3, 11)" 2>/dev/null || \
+	  { echo "okcore needs Python 3.11 or newer with venv (Debian: apt install python3-venv python3-dev gcc)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[test,lint]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info okcore/*.so okcore/*.c okcore/_blas_int.pxi

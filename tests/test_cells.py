@@ -1,0 +1,94 @@
+"""Truth 1: H and F of every cell are the derivatives of its step; and the compiled cells are the NumPy ones."""
+
+import numpy as np
+import pytest
+
+import okcore
+from okcore import reference
+from tests.helpers import CELLS, DTYPES, assert_close, make_cell
+
+
+def state_after(cell, theta, state, x):
+    """Return the state after one step from `state` with `theta`, one lane."""
+    before = cell.theta.copy()
+    estimator = okcore.TBPTT(cell, 1)
+    estimator.state = state[None]
+    cell.theta = theta
+    estimator.step(x[None])
+    cell.theta = before
+    return estimator.state[0]
+
+
+def central_difference(function, at, step=1e-6):
+    """Return d function / d at, the argument's axes last."""
+    columns = []
+    for index in np.ndindex(at.shape):
+        shift = np.zeros_like(at)
+        shift[index] = step
+        columns.append((function(at + shift) - function(at - shift)) / (2 * step))
+    return np.moveaxis(np.array(columns), 0, -1).reshape(len(columns[0]), *at.shape)
+
+
+@pytest.mark.parametrize("module", [okcore, reference], ids=["compiled", "numpy"])
+@pytest.mark.parametrize("name", CELLS)
+def test_jacobians_are_the_derivatives(module, name):
+    rng = np.random.default_rng(0)
+    cell = getattr(module, name)(3, 4, dtype="float64", rng=1)
+    cell.theta *= 2
+    state, x = rng.normal(size=cell.state_size), rng.normal(size=3)
+
+    exact = okcore.RTRL(cell, 1)
+    exact.state = state[None]
+    exact.step(x[None])
+    F = central_difference(lambda theta: state_after(cell, theta, state, x), cell.theta.copy())
+    np.testing.assert_allclose(exact.influence()[0], F, atol=1e-8)
+
+    # H through the influence of the step before: J2 = H2 F1 + F2
+    first = state_after(cell, cell.theta.copy(), state, x)
+    H = central_difference(lambda s: state_after(cell, cell.theta.copy(), s, x), first)
+    exact.step(x[None])
+    F2 = central_difference(lambda theta: state_after(cell, theta, first, x), cell.theta.copy())
+    np.testing.assert_allclose(exact.influence()[0], np.tensordot(H, F, 1) + F2, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", CELLS)
+def test_compiled_cells_are_the_numpy_cells(name, dtype):
+    compiled, plain = (getattr(m, name)(3, 17, dtype=dtype, rng=1) for m in (okcore, reference))
+    assert np.array_equal(compiled.theta, plain.theta)
+    compiled.theta *= 3
+    plain.theta *= 3
+    one, other = okcore.RTRL(compiled, 2, 3), okcore.RTRL(plain, 2, 3)
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        x = rng.normal(size=(3, 3)).astype(dtype)
+        assert_close(one.step(x), other.step(x), dtype)
+    assert_close(one.influence(), other.influence(), dtype, factor=10)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_saturated_cells_stay_finite(name):
+    cell = make_cell(name, dtype="float32", gain=1e4)
+    estimator = okcore.RTRL(cell, 2)
+    for sign in (1, -1, 1, -1):
+        estimator.step(np.full((1, 3), sign * 1e3, np.float32))
+    assert np.isfinite(estimator.gradient(np.ones((1, 5), np.float32))).all()
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_default_initialisation_is_torchs(name):
+    cell = make_cell(name, n_in=20, n_hidden=100)
+    assert np.abs(cell.theta).max() <= 0.1
+    assert abs(cell.theta.std() - 0.1 / np.sqrt(3)) < 1e-3
+    paper = getattr(okcore, name)(20, 100, dtype="float64", rng=1, init="normal")
+    assert abs(paper.theta.std() - 0.01) < 1e-4 and abs(paper.theta.mean()) < 2e-4
+
+
+def test_theta_is_one_buffer():
+    cell = make_cell("GRU")
+    buffer = cell.theta
+    cell.theta -= 1.0
+    cell.theta = np.ones_like(buffer)
+    assert cell.theta is buffer and (buffer == 1).all()
+    assert buffer.ctypes.data % 64 == 0 and buffer.flags.c_contiguous
+    assert buffer.shape == (3 * 5, 3 + 5 + 2)
