@@ -1,0 +1,205 @@
+"""Truths 5 and 6: one reduction is unbiased over all its draws, with the error that theory gives, and the least."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from okcore import kron, reference
+from tests.helpers import DTYPES, assert_close
+
+CASES = ["generic", "equal A", "equal u", "zero term", "graded", "unbalanced", "opposite"]
+
+
+def problem(N, case="generic", dtype="float64", m=6, S=3, P=4, seed=0):
+    rng = np.random.default_rng(seed)
+    u, A = rng.normal(size=(N, m)), rng.normal(size=(N, S, P))
+    if case == "equal A":
+        A[0] = A[-1]
+    elif case == "equal u":
+        u[1] = -2 * u[0]
+    elif case == "zero term":
+        A[1] = 0
+    elif case == "graded":
+        u *= np.logspace(0, -5, N)[:, None]
+    elif case == "unbalanced":
+        u *= np.logspace(-4, 4, N)[:, None]
+        A /= np.logspace(-4, 4, N)[:, None, None]
+    elif case == "opposite":
+        u[1], A[1] = u[0], -A[0]
+    return u.astype(dtype), A.astype(dtype)
+
+
+def theory(u, A, rank):
+    """Return (variance, p) of the optimal reduction from the singular values, in float64 and by QR."""
+    L, R = u.astype(np.float64).T, A.astype(np.float64).reshape(len(A), -1).T
+    sigma = np.linalg.svd(np.linalg.qr(L)[1] @ np.linalg.qr(R)[1].T, compute_uv=False)
+    sigma = sigma[sigma > 1e-12 * sigma[0]]
+    if len(sigma) <= rank:
+        return 0.0, np.zeros(0)
+    j = next(j for j in range(rank) if (rank - j) * sigma[j] <= sigma[j:].sum() * (1 + 1e-14))
+    tail, k = sigma[j:], rank - j
+    return tail.sum() ** 2 / k - (tail**2).sum(), k * tail / tail.sum()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("N, rank", [(4, 3), (5, 3), (8, 3), (6, 1), (3, 2), (2, 1)])
+def test_mean_over_all_signs_is_the_target_and_every_error_is_the_variance(N, rank, case, dtype):
+    u, A = problem(N, case, dtype)
+    J = kron.to_dense(u.astype(np.float64), A.astype(np.float64))
+    variance, _ = theory(u, A, rank)
+    draws = [
+        kron.to_dense(*(x.astype(np.float64) for x in kron.reduce(u, A, rank, signs=np.array(signs))))
+        for signs in itertools.product((-1, 1), repeat=N)
+    ]
+    # relative to the terms, which may cancel
+    room = {"float32": 1e-5, "float64": 1e-11}[dtype]
+    size = np.linalg.norm(u.astype(np.float64), axis=1) @ np.linalg.norm(A.astype(np.float64), axis=(1, 2))
+    assert np.abs(np.mean(draws, axis=0) - J).max() < room * size
+    errors = [np.square(draw - J).sum() for draw in draws]
+    np.testing.assert_allclose(errors, variance, rtol=100 * room, atol=1e-2 * room * size**2)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("N, rank", [(4, 3), (5, 3), (8, 3), (6, 1), (13, 4)])
+def test_sampling_is_the_target_in_the_mean_over_its_start(N, rank, case, dtype):
+    # The draw is piecewise constant in `start`, with breaks where the running sum of p is start + integer.
+    u, A = problem(N, case, dtype)
+    J = kron.to_dense(u.astype(np.float64), A.astype(np.float64))
+    variance, p = theory(u, A, rank)
+    breaks = np.unique(np.concatenate([[0, 1], np.cumsum(p) % 1]))
+    mean, error = 0, 0
+    for low, high in itertools.pairwise(breaks):
+        if high - low < 1e-13:
+            continue
+        reduced = kron.reduce(u, A, rank, mixing="sampling", start=(low + high) / 2)
+        draw = kron.to_dense(*(x.astype(np.float64) for x in reduced))
+        mean = mean + (high - low) * draw
+        error += (high - low) * np.square(draw - J).sum()
+    room = {"float32": 1e-5, "float64": 1e-11}[dtype]
+    assert_close(mean, J, dtype)
+    np.testing.assert_allclose(error, variance, rtol=100 * room, atol=room * np.square(J).sum() * 1e-2)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("N, m, S, P", [(9, 2, 3, 4), (9, 6, 1, 2), (12, 3, 2, 2), (5, 1, 1, 1)])
+def test_small_factors_make_small_cores(N, m, S, P, dtype):
+    # At most min(m, S P) directions exist: a rank of that size is exact.
+    u, A = problem(N, "generic", dtype, m, S, P)
+    exact = kron.reduce(u, A, min(m, S * P))
+    assert_close(kron.to_dense(*exact), kron.to_dense(u, A), dtype)
+
+
+@pytest.mark.parametrize("mixing", ["signs", "sampling"])
+def test_one_draw_is_the_references(mixing):
+    rng = np.random.default_rng(1)
+    for N, rank in [(4, 3), (9, 4), (20, 8), (40, 8)]:
+        u, A = problem(N, m=50, S=7, P=9, seed=N)
+        signs, start = np.where(rng.random(N) < 0.5, -1.0, 1.0), rng.random()
+        draw = {"signs": signs} if mixing == "signs" else {"start": start}
+        plain_u, plain_A, _ = reference.reduce(u, A, rank, **draw)
+        compiled = kron.to_dense(*kron.reduce(u, A, rank, mixing=mixing, **draw))
+        assert_close(compiled, kron.to_dense(plain_u, plain_A), "float64", factor=10)
+
+
+def test_balanced_and_at_most_rank_terms_come_out():
+    u, A = problem(9)
+    u_new, A_new = kron.reduce(u, A, 4, rng=0)
+    assert u_new.shape == (4, 6) and A_new.shape == (4, 3, 4)
+    np.testing.assert_allclose(np.linalg.norm(u_new, axis=1), np.linalg.norm(A_new, axis=(1, 2)))
+    for rank in (9, 20):
+        same_u, same_A = kron.reduce(u, A, rank)
+        assert np.array_equal(same_u, u) and np.array_equal(same_A, A) and same_u is not u
+    zero = kron.reduce(0 * u, A, 4)
+    assert not kron.to_dense(*zero).any()
+
+
+def kf_variance(u, A):
+    """Return KF-RTRL's variance of N terms to one, over all signs: sums of 2 |u_i||A_i||u_j||A_j| and of inner products."""
+    gram_u, gram_A = u @ u.T, np.einsum("isp,jsp->ij", A, A)
+    norm = np.sqrt(np.diagonal(gram_u) * np.diagonal(gram_A))
+    off = ~np.eye(len(u), dtype=bool)
+    return (np.outer(norm, norm) + gram_u * gram_A)[off].sum()
+
+
+def test_kf_variance_formula():
+    u, A = problem(4)
+    J = kron.to_dense(u, A)
+    p = np.sqrt(np.linalg.norm(A, axis=(1, 2)) / np.linalg.norm(u, axis=1))
+    errors = []
+    for signs in itertools.product((-1, 1), repeat=4):
+        c = np.array(signs)
+        errors.append(np.square(np.multiply.outer(np.tensordot(c / p, A, 1), (c * p) @ u) - J).sum())
+    np.testing.assert_allclose(np.mean(errors), kf_variance(u, A))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_variance_is_the_smallest_and_falls_with_rank(seed):
+    # r = 1: at most KF-RTRL's; r: at most that of r averaged copies, and of grouping terms and summing each group.
+    u, A = problem(8, seed=seed)
+    ok = [theory(u, A, rank)[0] for rank in range(1, 9)]
+    kf = kf_variance(u, A)
+    assert ok[0] <= kf * (1 + 1e-12)
+    for rank, variance in enumerate(ok, 1):
+        assert variance <= kf / rank * (1 + 1e-12)
+        groups = np.array_split(np.arange(8), rank)
+        assert variance <= sum(kf_variance(u[g], A[g]) for g in groups) * (1 + 1e-12) + 1e-12
+    assert all(a > b for a, b in itertools.pairwise(ok[:6])) and ok[-1] == 0
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    N=st.integers(1, 12), rank=st.integers(1, 6), m=st.integers(1, 8), S=st.integers(1, 4), P=st.integers(1, 4),
+    seed=st.integers(0, 10**6), scale=st.sampled_from([1e-12, 1e-3, 1.0, 1e6]),
+)
+def test_any_input_gives_the_error_that_theory_gives(N, rank, m, S, P, seed, scale):
+    # Integer entries: many exactly repeated, parallel and zero directions.
+    rng = np.random.default_rng(seed)
+    u = rng.integers(-1, 2, (N, m)) * scale
+    A = rng.integers(-1, 2, (N, S, P)) / scale
+    if not (np.abs(u).sum(axis=1) * np.abs(A).sum(axis=(1, 2))).any():
+        assert not kron.to_dense(*kron.reduce(u, A, rank, rng=seed)).any()
+        return
+    J = kron.to_dense(u, A)
+    draw = kron.to_dense(*kron.reduce(u, A, rank, rng=seed))
+    size = np.square(np.linalg.norm(u, axis=1) @ np.linalg.norm(A, axis=(1, 2)))
+    variance = theory(u / scale, A * scale, rank)[0]
+    np.testing.assert_allclose(np.square(draw - J).sum(), variance if N > rank else 0, rtol=1e-8, atol=1e-10 * size)
+
+
+def test_kronecker_order():
+    u, A = problem(3)
+    J = sum(np.kron(A_i, u_i[None]) for A_i, u_i in zip(A, u, strict=True))
+    np.testing.assert_allclose(kron.to_dense(u, A).reshape(3, -1), J)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_contract_and_left_multiply_are_products_with_the_dense_matrix(dtype):
+    rng = np.random.default_rng(0)
+    for N, S, P, m in [(1, 1, 1, 1), (3, 4, 5, 6), (16, 30, 60, 35)]:
+        u, A = problem(N, "generic", dtype, m, S, P)
+        J, v, H = kron.to_dense(u, A), rng.normal(size=S).astype(dtype), rng.normal(size=(S, S)).astype(dtype)
+        assert_close(kron.contract(v, u, A), np.tensordot(v, J, 1), dtype)
+        assert_close(kron.to_dense(u, kron.left_multiply(H, A)), np.tensordot(H, J, 1), dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_layout_and_read_only_inputs_change_nothing(dtype):
+    u, A = problem(7, dtype=dtype)
+    signs = np.ones(7)
+    expected = kron.reduce(u, A, 3, signs=signs)
+    fortran = np.asfortranarray(u), np.asfortranarray(A)
+    strided = np.repeat(u, 2, axis=1)[:, ::2], np.repeat(A, 2, axis=2)[:, :, ::2]
+    shifted = np.zeros(A.nbytes + 1, np.uint8)[1:].view(dtype).reshape(A.shape)  # not aligned
+    shifted[...] = A
+    frozen = u.copy(), A.copy()
+    for array in frozen:
+        array.flags.writeable = False
+    for pair in (fortran, strided, (u, shifted), frozen):
+        for one, other in zip(kron.reduce(*pair, 3, signs=signs), expected, strict=True):
+            assert np.array_equal(one, other)
+        assert np.array_equal(kron.contract(A[0, :, 0].copy(), *pair), kron.contract(A[0, :, 0].copy(), u, A))
