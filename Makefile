@@ -18,7 +18,7 @@ test: $(VENV)/.ready
 
 lint: $(VENV)/.ready
 	$(VENV)/bin/ruff check .
-	$(VENV)/bin/cython-lint okcore
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cython-lint okcore
 
 # Bounds, overflow and initialisation checks; a folder and an environment of its own beside the optimised build.
 test-debug:

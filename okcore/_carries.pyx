@@ -484,8 +484,8 @@ cdef class RandomSignCarry(KroneckerCarry):
         double *scratch, void *bytes, double *mix_u, double *mix_A,
     ) noexcept nogil:
         # u' = sum_i c_i p_i u_i, A' = sum_i c_i A_i / p_i with p_i = sqrt(|A_i| / |u_i|) and random signs c_i.
-        # Copy l sums its own old term, row l, and all new ones; zero terms drop out, a lone term is kept exactly.
-        cdef int copies = self.rank, N = n_old + n_new, l, i, count
+        # Copy col sums its own old term, row col, and all new ones; zero terms drop out, a lone term is kept exactly.
+        cdef int copies = self.rank, N = n_old + n_new, col, i, count
         cdef Py_ssize_t size = <Py_ssize_t> self.S * self.P
         cdef double *norm_u = scratch
         cdef double *norm_A = norm_u + N
@@ -504,20 +504,20 @@ cdef class RandomSignCarry(KroneckerCarry):
                 return NOT_FINITE
         memset(mix_u, 0, N * copies * sizeof(double))
         memset(mix_A, 0, N * copies * sizeof(double))
-        for l in range(copies):
-            row = draws + l * (self.n_draws // copies)
+        for col in range(copies):
+            row = draws + col * (self.n_draws // copies)
             count = 0
             for i in range(N):
-                count += (i >= n_old or i == l) and norm_u[i] > 0 and norm_A[i] > 0
+                count += (i >= n_old or i == col) and norm_u[i] > 0 and norm_A[i] > 0
             for i in range(N):
-                if (i < n_old and i != l) or norm_u[i] == 0 or norm_A[i] == 0:
+                if (i < n_old and i != col) or norm_u[i] == 0 or norm_A[i] == 0:
                     continue
                 p, sign = 1, 1
                 if count > 1:
                     p = sqrt(norm_A[i] / norm_u[i])
                     sign = -1 if row[0 if i < n_old else 1 + i - n_old] < 0.5 else 1
-                mix_u[i * copies + l] = sign * p
-                mix_A[i * copies + l] = sign / p
+                mix_u[i * copies + col] = sign * p
+                mix_A[i * copies + col] = sign / p
         return copies
 
 
@@ -584,7 +584,7 @@ cdef int rank_one_absorb(
     const floating *Phi, const floating *u, const floating *A, const double *draws,
 ) noexcept nogil:
     # a' = rho0 Phi a + rho1 nu,  w' = w / rho0 + nu^T F / rho1,  nu^T F = sum_i (nu A_i)^T u_i
-    cdef int S = carry.S, P = carry.P, m = carry.m, s, i, l
+    cdef int S = carry.S, P = carry.P, m = carry.m, s, i, col
     cdef Py_ssize_t size = <Py_ssize_t> P * m
     cdef floating *a = <floating *> carry.a + lane * S
     cdef floating *w = <floating *> carry.w + lane * size
@@ -602,9 +602,9 @@ cdef int rank_one_absorb(
     for i in range(n_terms):
         row_times_matrix[floating](S, P, 1, nu, A + i * (<Py_ssize_t> S * P), P, 0, projected + i * P)
     for i in range(n_terms):
-        for l in range(n_terms):
-            norm_F += (<double> dot[floating](P, projected + i * P, projected + l * P)
-                       * <double> dot[floating](m, u + i * m, u + l * m))
+        for col in range(n_terms):
+            norm_F += (<double> dot[floating](P, projected + i * P, projected + col * P)
+                       * <double> dot[floating](m, u + i * m, u + col * m))
     norm_w = sqrt(sum_of_squares[floating](size, w)) if alive else 0.0
     norm_moved = sqrt(sum_of_squares[floating](S, moved))
     norm_F = sqrt(max(0.0, norm_F))
@@ -623,7 +623,8 @@ cdef int rank_one_absorb(
 cdef void rank_one_contract(RankOneCarry carry, const floating *delta, floating *gradient) noexcept nogil:
     # gradient (P m,) += sum_b (delta_b . a_b) w_b
     cdef int lane
+    cdef floating weight
     cdef Py_ssize_t size = <Py_ssize_t> carry.P * carry.m
     for lane in range(carry.batch_size):
-        axpy[floating](<int> size, dot[floating](carry.S, delta + lane * carry.S, <floating *> carry.a + lane * carry.S),
-                       <floating *> carry.w + lane * size, gradient)
+        weight = dot[floating](carry.S, delta + lane * carry.S, <floating *> carry.a + lane * carry.S)
+        axpy[floating](<int> size, weight, <floating *> carry.w + lane * size, gradient)

@@ -561,7 +561,6 @@ cdef int advance(Engine e, const floating *x, const long long *symbols) except -
     cdef floating *u_hat = <floating *> e.u_hat + <Py_ssize_t> tau * B * q * m
     cdef floating *d = <floating *> e.d + <Py_ssize_t> tau * B * q * e.k * P
     cdef floating *c = <floating *> e.c + <Py_ssize_t> tau * B * e.k * S
-    cdef void *swapped
     note_parameters[floating](e, theta, tau)
     augmented_input[floating](B, q, e.v, e.n, S, x, symbols, <floating *> e.state, u_hat)
     # pre (B q, P) = u_hat (B q, m) theta^T (m, P): 2 B q m P flops

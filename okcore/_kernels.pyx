@@ -58,7 +58,7 @@ cdef void immediate_factor(
 
 cdef void dense_part(int k, int G, int n, const floating *d_rec, const floating *W_h, floating *M) noexcept nogil:
     # M[(a, i), :] = sum_g d*[a, g, i] W_h[(g, i), :]: 2 S P flops.
-    cdef int a, g, i, l
+    cdef int a, g, i, col
     cdef floating scale
     cdef const floating *w_row
     cdef floating *m_row
@@ -69,11 +69,11 @@ cdef void dense_part(int k, int G, int n, const floating *d_rec, const floating 
                 scale = d_rec[(a * G + g) * n + i]
                 w_row = W_h + <Py_ssize_t> (g * n + i) * n
                 if g == 0:
-                    for l in range(n):
-                        m_row[l] = scale * w_row[l]
+                    for col in range(n):
+                        m_row[col] = scale * w_row[col]
                 else:
-                    for l in range(n):
-                        m_row[l] += scale * w_row[l]
+                    for col in range(n):
+                        m_row[col] += scale * w_row[col]
 
 
 cdef void scale_by_grid(
@@ -157,14 +157,14 @@ cdef void gram_matrix(
     # float32's rounding is 3e-4).  Panels of the float32 factors are widened while they pass through the cache.
     # N^2 cols multiply-adds.
     cdef Py_ssize_t start = 0
-    cdef int i, l, width
+    cdef int i, col, width
     cdef const floating *row
     while start < cols:
         width = <int> min(<Py_ssize_t> GRAM_PANEL, cols - start)
         for i in range(N):
             row = X + i * cols + start
-            for l in range(width):
-                panel[i * GRAM_PANEL + l] = row[l]
+            for col in range(width):
+                panel[i * GRAM_PANEL + col] = row[col]
         gemm[double](False, True, N, N, width, 1.0, panel, GRAM_PANEL, panel, GRAM_PANEL,
                      0.0 if start == 0 else 1.0, gram, N)
         start += GRAM_PANEL

@@ -29,16 +29,16 @@ cdef Py_ssize_t scratch_bytes(int N) noexcept nogil:
 
 cdef int factorise(int n, const double *correlations, double *K, double *delta) noexcept nogil:
     # Upper triangular K (n, n), K^T K = correlations + delta I with the smallest delta that works.
-    cdef int i, l, attempt
+    cdef int i, col, _attempt
     delta[0] = 8 * n * EPS
-    for attempt in range(12):
+    for _attempt in range(12):
         memcpy(K, correlations, n * n * sizeof(double))
         for i in range(n):
             K[i * n + i] += delta[0]
         if cholesky_upper(n, K, n) == 0:
             for i in range(n):
-                for l in range(i):
-                    K[i * n + l] = 0
+                for col in range(i):
+                    K[i * n + col] = 0
             return 0
         delta[0] *= 16
     return 2
@@ -55,33 +55,33 @@ cdef bint from_shift(int n, int column, const double *X, double delta) noexcept 
 
 cdef void rotate_rows(int k, double *a, double *b, double cosine, double sine) noexcept nogil:
     # (a, b) <- (cosine a - sine b, sine a + cosine b)
-    cdef int l
+    cdef int col
     cdef double old
-    for l in range(k):
-        old = a[l]
-        a[l] = cosine * old - sine * b[l]
-        b[l] = sine * old + cosine * b[l]
+    for col in range(k):
+        old = a[col]
+        a[col] = cosine * old - sine * b[col]
+        b[col] = sine * old + cosine * b[col]
 
 
 cdef void orthonormal_with_row_norms(int size, int k, const double *p, double *Z) noexcept nogil:
     # Z (size, k): orthonormal columns, |Z_i|^2 = p_i for p descending in [0, 1] with sum k (Schur-Horn).
     # Start from [I; 0]: the first k rows are too long, the others too short.  Rotate a long row against a short
     # one until the one that is nearer to its length has it; each rotation finishes a row.
-    cdef int high = 0, low = k, l
+    cdef int high = 0, low = k, col
     cdef double long_, short_, inner, excess, target, a, b, root, t, cosine
     cdef double *row_high
     cdef double *row_low
     memset(Z, 0, size * k * sizeof(double))
-    for l in range(k):
-        Z[l * k + l] = 1
+    for col in range(k):
+        Z[col * k + col] = 1
     while high < k and low < size:
         row_high = Z + high * k
         row_low = Z + low * k
         long_ = short_ = inner = 0
-        for l in range(k):
-            long_ += row_high[l] * row_high[l]
-            short_ += row_low[l] * row_low[l]
-            inner += row_high[l] * row_low[l]
+        for col in range(k):
+            long_ += row_high[col] * row_high[col]
+            short_ += row_low[col] * row_low[col]
+            inner += row_high[col] * row_low[col]
         excess = long_ - p[high]
         if excess <= p[low] - short_:
             target = p[high]                    # finish the long row
@@ -118,7 +118,7 @@ cdef int reduce_terms(
     int N, int r, double *gram_u, double *gram_A, const double *signs, double start,
     double *scratch, void *bytes, double *mix_u, double *mix_A, Outcome *outcome,
 ) noexcept nogil:
-    cdef int i, l, n = 0, live, j, k, tail, rank, at
+    cdef int i, col, n = 0, live, j, k, tail, rank, at
     cdef double *K_u = scratch
     cdef double *K_A = K_u + N * N
     cdef double *core = K_A + N * N
@@ -154,47 +154,47 @@ cdef int reduce_terms(
     if n == 0:
         return 0
     for i in range(n):
-        for l in range(n):
-            at = active[i] * N + active[l]
-            X_u[i * n + l] = gram_u[at] / norm_u[i] / norm_u[l]
-            X_A[i * n + l] = gram_A[at] / norm_A[i] / norm_A[l]
+        for col in range(n):
+            at = active[i] * N + active[col]
+            X_u[i * n + col] = gram_u[at] / norm_u[i] / norm_u[col]
+            X_A[i * n + col] = gram_A[at] / norm_A[i] / norm_A[col]
     if factorise(n, X_u, K_u, &delta_u) or factorise(n, X_A, K_A, &delta_A):
         return 1  # only NaN or Inf off the diagonal can do that
 
     # Core C = K_u diag(w) K_A^T and its SVD
     for i in range(n):
-        for l in range(n):
-            weighted[i * n + l] = K_u[i * n + l] * norm_u[l] * norm_A[l]
+        for col in range(n):
+            weighted[i * n + col] = K_u[i * n + col] * norm_u[col] * norm_A[col]
     gemm[double](False, True, n, n, n, 1.0, weighted, n, K_A, n, 0.0, core, n)
     if svd(n, core, X_u, sigma, V_T, spare, work, iwork) != 0:
         return 2
     # Signs of the singular vectors, fixed so that a draw means the same whatever LAPACK returns: the term that
-    # is most like component l, K_u^T U_l at its largest, is like it with a plus.
+    # is most like component col, K_u^T U_l at its largest, is like it with a plus.
     gemm[double](True, False, n, n, n, 1.0, K_u, n, X_u, n, 0.0, spare, n)
-    for l in range(n):
+    for col in range(n):
         at = 0
         for i in range(n):
-            if fabs(spare[i * n + l]) > fabs(spare[at * n + l]) * (1 + 1e-8):
+            if fabs(spare[i * n + col]) > fabs(spare[at * n + col]) * (1 + 1e-8):
                 at = i
-        value = -1 if spare[at * n + l] < 0 else 1
+        value = -1 if spare[at * n + col] < 0 else 1
         for i in range(n):
-            X_u[i * n + l] *= value
-            X_A[i * n + l] = value * V_T[l * n + i]
+            X_u[i * n + col] *= value
+            X_A[i * n + col] = value * V_T[col * n + i]
     solve_upper(n, n, K_u, n, X_u, n)
     solve_upper(n, n, K_A, n, X_A, n)
 
     # Components that exist, in descending order
     live = 0
-    for l in range(n):
-        if sigma[l] <= n * EPS * sigma[0]:
+    for col in range(n):
+        if sigma[col] <= n * EPS * sigma[0]:
             break
-        if from_shift(n, l, X_u, delta_u) or from_shift(n, l, X_A, delta_A):
+        if from_shift(n, col, X_u, delta_u) or from_shift(n, col, X_A, delta_A):
             continue
-        if live != l:
-            sigma[live] = sigma[l]
+        if live != col:
+            sigma[live] = sigma[col]
             for i in range(n):
-                X_u[i * n + live] = X_u[i * n + l]
-                X_A[i * n + live] = X_A[i * n + l]
+                X_u[i * n + live] = X_u[i * n + col]
+                X_A[i * n + live] = X_A[i * n + col]
         live += 1
 
     # Keep j, mix the tail into k slots
@@ -205,30 +205,30 @@ cdef int reduce_terms(
         tail = live - j
         k = r - j
     rank = j + k
-    for l in range(live):
-        total += sigma[l]
-    for l in range(j, live):
-        s1 += sigma[l]
-        s2 += sigma[l] * sigma[l]
+    for col in range(live):
+        total += sigma[col]
+    for col in range(j, live):
+        s1 += sigma[col]
+        s2 += sigma[col] * sigma[col]
     if tail > 0:
         outcome.variance = max(0.0, s1 * s1 / k - s2)
         outcome.mixed_fraction = s1 / total
-        for l in range(tail):
-            p[l] = min(1.0, k * sigma[j + l] / s1)
+        for col in range(tail):
+            p[col] = min(1.0, k * sigma[j + col] / s1)
         if signs != NULL:
             orthonormal_with_row_norms(tail, k, p, Z)
-            for l in range(tail):
+            for col in range(tail):
                 for i in range(k):
-                    Z[l * k + i] *= signs[j + l]
+                    Z[col * k + i] *= signs[j + col]
         else:
             # Systematic sampling: slot i takes the component where the running sum of p passes start + i.
             memset(Z, 0, tail * k * sizeof(double))
             position = 0
             at = 0
-            for l in range(tail):
-                position += p[l]
-                if at < k and (start + at < position or l == tail - (k - at)):
-                    Z[l * k + at] = 1
+            for col in range(tail):
+                position += p[col]
+                if at < k and (start + at < position or col == tail - (k - at)):
+                    Z[col * k + at] = 1
                     at += 1
     amplitude = sqrt(s1 / k) if tail > 0 else 0.0
 
@@ -239,13 +239,13 @@ cdef int reduce_terms(
         gemm[double](False, False, n, k, tail, amplitude, X_A + j, n, Z, k, 0.0, K_A, k)
     for i in range(n):
         at = active[i] * r
-        for l in range(j):
-            value = sqrt(sigma[l])
-            mix_u[at + l] = X_u[i * n + l] * value / norm_u[i]
-            mix_A[at + l] = X_A[i * n + l] * value / norm_A[i]
-        for l in range(k):
-            mix_u[at + j + l] = K_u[i * k + l] / norm_u[i]
-            mix_A[at + j + l] = K_A[i * k + l] / norm_A[i]
+        for col in range(j):
+            value = sqrt(sigma[col])
+            mix_u[at + col] = X_u[i * n + col] * value / norm_u[i]
+            mix_A[at + col] = X_A[i * n + col] * value / norm_A[i]
+        for col in range(k):
+            mix_u[at + j + col] = K_u[i * k + col] / norm_u[i]
+            mix_A[at + j + col] = K_A[i * k + col] / norm_A[i]
     return 0
 
 

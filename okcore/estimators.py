@@ -105,8 +105,8 @@ class Estimator(Engine):
 
     def _config(self):
         """Return the constructor's arguments, cell and rng apart."""
-        names = [name for name in inspect.signature(type(self).__init__).parameters if name not in ("self", "cell", "rng")]
-        return {name: getattr(self, name) for name in names}
+        names = inspect.signature(type(self).__init__).parameters
+        return {name: getattr(self, name) for name in names if name not in ("self", "cell", "rng")}
 
     def clone(self):
         """Return an estimator that shares the cell and is a copy of all else, random streams included."""
@@ -210,6 +210,7 @@ class TBPTT(Estimator):
     horizon : int
         The window grows over 1, 2, ... horizon steps and then restarts; equal to BPTT while it has never done so.
     {shared}
+
     Notes
     -----
     Cost of a step: O(P m) a lane; of a gradient: O(K P n).  Biased.
@@ -252,6 +253,7 @@ class RTRL(Estimator):
         1 is the textbook algorithm, n^4 a step; K of the order of n makes it n^3.  Gradients are the same to
         rounding, also when theta changes at every step.  Every K-th step does the block's work.
     {shared}
+
     Notes
     -----
     Cost of a step: (2 S^2 P m + 2 K q S P m) / K + 2 S^2 n flops a lane; memory S P m + K q S P floats a lane.
@@ -290,6 +292,7 @@ class UORO(Estimator):
     rng : int, SeedSequence, Generator or None
         Lane b draws from child b of its seed.
     {shared}
+
     Notes
     -----
     Cost of a step: O(P m + S P) flops a lane; memory S + P m floats a lane.
@@ -319,6 +322,7 @@ class KFRTRL(Estimator):
     rng : int, SeedSequence, Generator or None
         Lane b draws from child b of its seed.
     {shared}
+
     Notes
     -----
     Cost of a step: 2 S^2 P copies / K + 2 S^2 n flops a lane; memory copies (S P + m) floats a lane.
@@ -359,6 +363,7 @@ class OK(Estimator):
     rng : int, SeedSequence, Generator or None
         Lane b draws from child b of its seed.
     {shared}
+
     Notes
     -----
     Cost of a step: 2 S^2 P r / K + 2 S^2 n flops a lane; memory r (S P + m) floats a lane, and (r + K q) S P of

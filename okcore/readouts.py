@@ -56,7 +56,9 @@ class Readout:
 
 
 class SoftmaxReadout(Readout):
-    __doc__ = "Softmax over n_out symbols with the cross-entropy loss." + Readout.__doc__.partition("loss.")[2]
+    """Softmax over n_out symbols with the cross-entropy loss."""
+
+    __doc__ += Readout.__doc__.partition("loss.")[2]
 
     def predict(self, h):
         """Return the probabilities of the symbols, (..., n_out)."""
@@ -99,10 +101,9 @@ class SoftmaxReadout(Readout):
 
 
 class LinearReadout(Readout):
-    __doc__ = (
-        "Linear outputs with the squared error, half of it summed over outputs (a Gaussian's, in nats)."
-        + Readout.__doc__.partition("loss.")[2]
-    )
+    """Linear outputs with the squared error, half of it summed over outputs (a Gaussian's, in nats)."""
+
+    __doc__ += Readout.__doc__.partition("loss.")[2]
 
     def predict(self, h):
         """Return the outputs, (..., n_out)."""

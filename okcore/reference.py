@@ -142,7 +142,7 @@ def reduce(u, A, rank, signs=None, start=None):
     U, sigma, Vt = np.linalg.svd(R_L @ R_R.T, full_matrices=False)
     exist = sigma > 1e-12 * sigma.max(initial=0)
     U, sigma, V = U[:, exist], sigma[exist], Vt[exist].T
-    likeness = (Q_L @ U).T @ (u[live] / norm_u[live, None]).T  # of components and terms; the largest one is made positive
+    likeness = (Q_L @ U).T @ (u[live] / norm_u[live, None]).T  # of components to terms: the largest is made positive
     size = np.abs(likeness)
     first = np.argmax(size >= size.max(axis=1, keepdims=True, initial=0) / (1 + 1e-8), axis=1)
     turn = np.sign(likeness[np.arange(len(sigma)), first])
@@ -341,26 +341,26 @@ class Estimator:
 
 
 def TBPTT(cell, horizon, batch_size=1):
-    """Truncated backpropagation through time."""
+    """Return truncated backpropagation through time."""
     return Estimator(cell, lambda: NoCarry(cell), horizon, batch_size)
 
 
 def RTRL(cell, block=1, batch_size=1):
-    """Real-time recurrent learning, exact."""
+    """Return real-time recurrent learning, exact."""
     return Estimator(cell, lambda: ExactCarry(cell), block, batch_size)
 
 
 def UORO(cell, batch_size=1, rng=None):
-    """Unbiased online recurrent optimisation."""
+    """Return unbiased online recurrent optimisation."""
     return Estimator(cell, lambda: RankOneCarry(cell), 1, batch_size, rng)
 
 
 def KFRTRL(cell, copies=1, block=1, batch_size=1, rng=None):
-    """Kronecker-factored RTRL."""
+    """Return Kronecker-factored RTRL."""
     return Estimator(cell, lambda: RandomSignCarry(cell, copies, block * cell.n_terms), block, batch_size, rng)
 
 
 def OK(cell, rank, block=1, mixing="signs", batch_size=1, rng=None):
-    """Optimal Kronecker-sum approximation."""
+    """Return the optimal Kronecker-sum approximation."""
     new = block * cell.n_terms
     return Estimator(cell, lambda: OptimalKroneckerSumCarry(cell, rank, mixing, new), block, batch_size, rng)

@@ -258,7 +258,8 @@ def test_lanes_reset_independently(name):
 def test_setting_the_state_leaves_the_influence():
     cell = make_cell("LSTM")
     estimator = okcore.OK(cell, 3, 2, batch_size=2, rng=0)
-    for x, dh, _ in stream(cell, 5, 2):
+    dh = np.ones((2, 5))
+    for x, _, _ in stream(cell, 5, 2):
         estimator.step(x)
     before = estimator.gradient(dh)
     copy = estimator.state

@@ -1,7 +1,8 @@
 """After warm-up a step with out= allocates nothing, in Python or in C, and many steps grow by nothing.
 
 Everything is measured in children of the test process, where nobody else allocates: this file, run as a script,
-calls one of the functions under "in the child" and prints what it returns.  count_allocations.c is what counts.
+calls one of the functions under "in the child" and prints what it returns.  BLAS runs on one thread there, as it
+should beside lanes on threads: OpenBLAS allocates a table of jobs for every product that it splits up.
 """
 
 import ctypes
@@ -19,19 +20,23 @@ import tracemalloc
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import okcore
 
+HERE = Path(__file__).parent
+glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="counts calls of glibc")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/statm")
+
 ALGORITHMS = {
-    "ok": lambda cell, **more: okcore.OK(cell, rank=3, block=4, rng=0, **more),
-    "ok sampling": lambda cell, **more: okcore.OK(cell, rank=2, block=1, mixing="sampling", rng=0, **more),
-    "rtrl": lambda cell, **more: okcore.RTRL(cell, block=4, **more),
-    "kf-rtrl": lambda cell, **more: okcore.KFRTRL(cell, copies=2, block=3, rng=0, **more),
-    "uoro": lambda cell, **more: okcore.UORO(cell, rng=0, **more),
-    "tbptt": lambda cell, **more: okcore.TBPTT(cell, horizon=4, **more),
+    "ok": lambda cell, **lanes: okcore.OK(cell, rank=2, block=16, rng=0, **lanes),
+    "ok-sampling": lambda cell, **lanes: okcore.OK(cell, rank=3, block=1, mixing="sampling", rng=0, **lanes),
+    "rtrl": lambda cell, **lanes: okcore.RTRL(cell, block=4, **lanes),
+    "kf-rtrl": lambda cell, **lanes: okcore.KFRTRL(cell, copies=2, block=3, rng=0, **lanes),
+    "uoro": lambda cell, **lanes: okcore.UORO(cell, rng=0, **lanes),
+    "tbptt": lambda cell, **lanes: okcore.TBPTT(cell, horizon=4, **lanes),
 }
 CELLS = {"rnn": okcore.RNN, "rhn": okcore.RHN, "lstm": okcore.LSTM, "gru": okcore.GRU}
-DTYPES = "float32", "float64"
 N_IN = 5
 
 
@@ -39,7 +44,7 @@ N_IN = 5
 
 
 class Nothing:
-    """An estimator that does nothing: with it, a loop costs what the loop itself costs."""
+    """Does nothing in place of an estimator: what is left is what the loop itself costs."""
 
     def step(self, x, reset=None, out=None):
         return out
@@ -54,8 +59,21 @@ class Nothing:
         return out
 
 
+class Leak(Nothing):
+    """Keeps 16 bytes a step from Python and 16 from malloc."""
+
+    def __init__(self):
+        self.kept = []
+        self.malloc = ctypes.CDLL(None).malloc
+
+    def step(self, x, reset=None, out=None):
+        self.kept.append(object())
+        self.malloc(16)
+        return out
+
+
 class Job:
-    """An estimator and all that its steps need, made once."""
+    """An estimator, and all that its steps need, made once."""
 
     def __init__(self, algorithm, cell, dtype, n_hidden, batch_size, n_threads=1, symbols=False, resets=False):
         rng = np.random.default_rng(0)
@@ -66,20 +84,16 @@ class Job:
         else:
             self.xs = list(rng.standard_normal((8, batch_size, N_IN)).astype(dtype))
         self.masks = [None]
-        if resets:  # some lanes, all, none, at several places of a block
-            self.masks = [*(rng.random((9, batch_size)) < 0.2), np.ones(batch_size, bool), None]
+        if resets:  # 38 is prime to all blocks and horizons: some lanes and all, at any place of a block
+            self.masks = [*(rng.random((36, batch_size)) < 0.05), np.ones(batch_size, bool), None]
         self.dh = rng.standard_normal((batch_size, n_hidden)).astype(dtype)
         self.h = np.empty_like(self.dh)
         self.g = np.empty_like(self.cell.theta)
         self.rate = np.asarray(1e-6, dtype)
 
-    def descend(self):
-        np.multiply(self.g, self.rate, out=self.g)
-        np.subtract(self.cell.theta, self.g, out=self.cell.theta)
-
-    def steps(self, steps, estimator=None):
-        estimator = estimator or self.estimator
-        for t in range(steps):
+    def steps(self, count, estimator=None):
+        estimator = self.estimator if estimator is None else estimator
+        for t in range(count):
             estimator.step(self.xs[t % len(self.xs)], reset=self.masks[t % len(self.masks)], out=self.h)
             estimator.gradient(self.dh, out=self.g)
             self.descend()
@@ -88,41 +102,182 @@ class Job:
                 estimator.flush(out=self.g)
                 self.descend()
 
+    def descend(self):
+        np.multiply(self.g, self.rate, out=self.g)
+        np.subtract(self.cell.theta, self.g, out=self.cell.theta)
 
-class Counter:
-    def __init__(self):
-        self.library = ctypes.CDLL(os.environ["LD_PRELOAD"].split(":")[0])
-        self.library.count_stop.restype = ctypes.c_long
 
-    def __call__(self, function, *arguments, backtraces=0):
-        self.library.count_start(ctypes.c_long(backtraces))
-        function(*arguments)
-        return self.library.count_stop()
+def count(function, *arguments, backtraces=0):
+    """Count what a call allocates; the first few places go to stderr."""
+    shim = ctypes.CDLL(os.environ["LD_PRELOAD"])
+    shim.count_stop.restype = ctypes.c_long
+    shim.count_start(ctypes.c_long(backtraces))
+    function(*arguments)
+    return shim.count_stop()
 
 
 def allocations(algorithm):
-    """Count what steps allocate after warm-up."""
-    count = Counter()
-    found = {}
-    def one(*options):
+    """Count the allocations of 200 steps, and of a loop that does nothing, for every kind of job."""
+    # Two lanes that are first in BLAS together make it map a second buffer, so let them meet before counting.
+    Job("rtrl", "lstm", "float64", 40, 4, n_threads=2).steps(60)
+    jobs = [
+        *itertools.product(CELLS, ("float32", "float64"), (8,), (3,), (1, 2), (False, True), (False, True)),
+        # odd sizes for BLAS; one lane; arrays too large for NumPy's cache of small blocks
+        *itertools.product(("rnn", "lstm"), ("float32", "float64"), (19,), (2,), (1, 2)),
+        *itertools.product(("rhn", "gru"), ("float32", "float64"), (16,), (1,)),
+        *itertools.product(("rnn", "gru"), ("float64",), (4,), (200,), (1, 2), (True,), (True,)),
+    ]
+    counts = {}
+    for options in jobs:
         job = Job(algorithm, *options)
-        job.steps(60)
-        b = count(job.steps, 120, Nothing())
-        c = [count(job.steps, 120, backtraces=1 if i==2 else 0) for i in range(3)]
-        if c != [b]*3:
-            found[str(options)] = b, c
-        job.estimator.stats
-    for cell, dtype, n_threads, symbols, resets in itertools.product(CELLS, DTYPES, (1, 2), (False, True), (False, True)):
-        one(cell, dtype, 8, 3, n_threads, symbols, resets)
-    for cell, dtype, n_threads in itertools.product(("rnn", "gru"), DTYPES, (1,2)):
-        one(cell, dtype, 48, 4, n_threads)
-        one(cell, dtype, 4, 160, n_threads, True, True)
-    return found
+        job.steps(100)
+        idle = count(job.steps, 200, Nothing())
+        counts[" ".join(map(str, options))] = count(job.steps, 200, backtraces=1), idle
+    return counts
+
+
+def planted():
+    """Count allocations that are certainly there."""
+    libc = ctypes.CDLL(None)
+    pointer = ctypes.c_void_p()
+    for name in "malloc", "calloc", "aligned_alloc", "memalign", "mmap", "realloc":
+        getattr(libc, name).restype = ctypes.c_void_p
+    private = 0x22  # MAP_PRIVATE | MAP_ANONYMOUS
+    job = Job("ok", "lstm", "float64", 16, 16)
+    job.steps(40)
+    x, estimator = job.xs[0], job.estimator
+    return {
+        "nothing": count(lambda: None),
+        "malloc": count(libc.malloc, 1),
+        "calloc": count(libc.calloc, 1, 1),
+        "realloc": count(libc.realloc, None, 1),
+        "posix_memalign": count(libc.posix_memalign, ctypes.byref(pointer), 64, 64),
+        "aligned_alloc": count(libc.aligned_alloc, 64, 64),
+        "mmap": count(libc.mmap, None, 4096, 3, private, -1, 0),
+        "np.empty": count(np.empty, 1 << 20),
+        "step": count(estimator.step, x),
+        "gradient": count(estimator.gradient, job.dh),
+        "flush": count(estimator.flush),
+        "clone": count(estimator.clone),
+    }
+
+
+def traced():
+    """Return Python's net and peak growth in bytes over 500 steps, for every kind of job and for a leak."""
+    growth = {}
+
+    def trace(name, job, estimator=None):
+        job.steps(50, estimator)
+        tracemalloc.start()
+        job.steps(300, estimator)  # fills free lists
+        before, _ = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        job.steps(500, estimator)
+        after, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        growth[name] = after - before, peak - before
+
+    for options in itertools.product(ALGORITHMS, CELLS, ("float32",), (8,), (3,), (1,), (False, True), (False, True)):
+        trace(" ".join(map(str, options)), Job(*options))
+    trace("idle", job := Job("ok", "rnn", "float32", 8, 3), Nothing())
+    trace("leak", job, Leak())
+    return growth
+
+
+class Mallinfo(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in (
+        "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")]
+
+
+def grown(algorithm, steps):
+    """Return what many small steps add to glibc's bytes in use (None: cannot tell) and to resident memory."""
+    def in_use():
+        info = mallinfo()
+        return info.uordblks + info.hblkhd
+
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    mallinfo = getattr(ctypes.CDLL(None), "mallinfo2", None)
+    if mallinfo is not None:
+        mallinfo.restype = Mallinfo
+    leaks = algorithm == "leak"
+    job = Job("ok" if leaks else algorithm, "rhn", "float32", 4, 1, symbols=True, resets=True)
+    estimator = Leak() if leaks else job.estimator
+    for count in 2000, int(steps):  # warm-up, of measuring too
+        before = mallinfo and in_use(), resident()
+        job.steps(count, estimator)
+        after = mallinfo and in_use(), resident()
+    return mallinfo and after[0] - before[0], after[1] - before[1]
+
+
+# ---- in the test process -------------------------------------------------------------------------------------
+
+
+def in_child(function, *arguments, preload=None):
+    environment = os.environ | {"PYTHONMALLOC": "pymalloc", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    for name in "PYTHONDEVMODE", "PYTHONTRACEMALLOC":
+        environment.pop(name, None)
+    if preload:
+        environment["LD_PRELOAD"] = str(preload)
+    command = [sys.executable, __file__, function, *map(str, arguments)]
+    return json.loads(subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, timeout=120).stdout)
+
+
+@pytest.fixture(scope="module")
+def shim(tmp_path_factory):
+    compiler = shlex.split(sysconfig.get_config_var("CC") or "cc")
+    if not shutil.which(compiler[0]):
+        compiler = ["cc"]
+    library = tmp_path_factory.mktemp("shim") / "count_allocations.so"
+    subprocess.run(
+        [*compiler, "-shared", "-fPIC", "-O1", "-o", library, HERE / "count_allocations.c", "-ldl"], check=True)
+    return library
+
+
+@glibc
+def test_counter_counts(shim):
+    counts = in_child("planted", preload=shim)
+    assert counts.pop("nothing") == 0
+    for name in "malloc", "calloc", "realloc", "posix_memalign", "aligned_alloc", "mmap", "np.empty":
+        assert counts.pop(name) == 1, name
+    assert set(counts) == {"step", "gradient", "flush", "clone"}  # without out=
+    assert min(counts.values()) >= 1, counts
+
+
+@glibc
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_steps_allocate_nothing_in_c(algorithm, shim):
+    counts = in_child("allocations", algorithm, preload=shim)
+    assert len(counts) > 64
+    assert {job: found for job, (found, idle) in counts.items() if found != idle} == {}
+
+
+def test_steps_allocate_nothing_in_python():
+    # Not zero: an int or two of the loop, and the views and flags behind a mask or symbols, live for an instant.
+    growth = in_child("traced")
+    net, peak = growth.pop("leak")
+    assert net > 500 * 16
+    print(growth)
+    assert {job: found for job, found in growth.items() if found[0] > 0 or found[1] >= 1024} == {}
+
+
+@linux
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_steps_grow_by_nothing(algorithm):
+    in_use, resident = in_child("grown", algorithm, 100_000)
+    assert in_use in (None, 0)
+    assert resident < 2**18  # under three bytes a step: some pages are only now touched for the first time
+
+
+@linux
+def test_growth_is_seen():
+    in_use, resident = in_child("grown", "leak", 100_000)
+    assert in_use is None or in_use >= 100_000 * 16
+    assert resident > 100_000 * 32
+
 
 if __name__ == "__main__":
-    import time
-    t = time.time()
-    gc.disable()
-    r = globals()[sys.argv[1]](*sys.argv[2:])
-    print(json.dumps(r, indent=1))
-    print(time.time()-t)
+    gc.disable()  # a cycle would be garbage, too
+    function, *arguments = sys.argv[1:]
+    print(json.dumps(globals()[function](*arguments)))

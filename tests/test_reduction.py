@@ -119,7 +119,7 @@ def test_balanced_and_at_most_rank_terms_come_out():
 
 
 def kf_variance(u, A):
-    """Return KF-RTRL's variance of N terms to one, over all signs: sums of 2 |u_i||A_i||u_j||A_j| and of inner products."""
+    """Return KF-RTRL's variance of N terms to one, over all signs."""
     gram_u, gram_A = u @ u.T, np.einsum("isp,jsp->ij", A, A)
     norm = np.sqrt(np.diagonal(gram_u) * np.diagonal(gram_A))
     off = ~np.eye(len(u), dtype=bool)

@@ -12,14 +12,13 @@ FALSE_ALARM = 1e-6  # a test: the chance that an unbiased estimator fails it, ha
 
 
 def last_gradients(make, cell, steps):
-    """Return the gradients at the last step of DRAWS independent estimators: as many lanes fed the same stream."""
-    estimator = make(cell, 1)
+    """Return the gradients at the last step of DRAWS independent estimators on one stream."""
     out = np.empty((DRAWS, *cell.theta.shape))
     generators = np.random.SeedSequence(3).spawn(DRAWS)
     data = list(stream(cell, steps, 1))
     for i, seed in enumerate(generators):
         estimator = make(cell, seed)
-        for x, dh, _ in data:
+        for x, dh, _ in data:  # noqa: B007 (the last dh is what counts)
             estimator.step(x)
         out[i] = estimator.gradient(dh)
     return out
@@ -41,7 +40,7 @@ def test_mean_gradient_is_rtrls(kind, name):
     # z = (mean - exact) . direction / standard error in fixed random directions; Bonferroni over the directions.
     cell = make_cell(name, n_in=2, n_hidden=3, gain=1.5)
     exact = okcore.RTRL(cell, 1)
-    for x, dh, _ in stream(cell, 7, 1):
+    for x, dh, _ in stream(cell, 7, 1):  # noqa: B007
         exact.step(x)
     target = exact.gradient(dh)
     samples = last_gradients(MAKERS[kind], cell, 7) - target
@@ -57,12 +56,12 @@ def test_noise_falls_from_uoro_to_kf_to_ok_and_with_blocks_and_rank():
     cell = make_cell("RHN", n_in=4, n_hidden=16)
     data = list(stream(cell, 40, 4))
     exact = okcore.RTRL(cell, 8, 4)
-    for x, dh, _ in data:
+    for x, dh, _ in data:  # noqa: B007
         exact.step(x)
     target = exact.gradient(dh)
 
     def error(estimator):
-        for x, dh, _ in data:
+        for x, dh, _ in data:  # noqa: B007
             estimator.step(x)
         return np.linalg.norm(estimator.gradient(dh) - target) / np.linalg.norm(target)
 
