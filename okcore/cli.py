@@ -14,7 +14,7 @@ DESCRIPTION = """\
 Train recurrent networks online with untruncated gradients, on a CPU.
 
 Start here:
-  okcore train copy                  a small network learns to repeat bit strings (about two minutes)
+  okcore train copy                  a small network learns to repeat bit strings (a minute or two)
   okcore train text python-docs      a character model of Python's own documentation
   okcore train text my.txt           ... of your own text
   okcore resume runs/copy-001        go on with a run that was stopped or killed
@@ -37,7 +37,7 @@ examples:
   okcore train copy
   okcore train copy --estimator tbptt --block 16
   okcore train copy --preset paper --steps 40000     the size of the OK paper: length 10 in 30,000 to 40,000 steps
-  okcore train copy --hidden 64 --rank 8 --out runs/mine
+  okcore train copy --hidden 32 --lr 2e-3 --steps 20000 --out runs/mine
 """
 
 TEXT_EXAMPLES = """
@@ -52,7 +52,7 @@ examples:
 
 # The defaults are a small run; the presets are those of the OK paper's experiments.
 DEFAULTS = {
-    "copy": {"hidden": 32, "rank": 8, "block": 16, "batch": 16, "lr": 2e-3, "clip": 1.0, "steps": 30_000},
+    "copy": {"hidden": 64, "rank": 8, "block": 16, "batch": 16, "lr": 1e-3, "clip": 1.0, "steps": 60_000},
     "text": {"hidden": 64, "rank": 8, "block": 16, "batch": 16, "lr": 1e-3, "clip": 100.0, "steps": 10_000},
 }
 PAPER = {

@@ -554,8 +554,8 @@ TRAINER_CALLS = [
 def test_trainer_calls(expression, error, word, tmp_path):
     trainer, linear = make_trainer(), make_trainer(readout=okcore.LinearReadout)
     names = {
-        "trainer": trainer, "linear": linear, "est": trainer.estimator, "readout": trainer.readout, "here": tmp_path,
-        "task": tasks.Copy(B, rng=0), "saved": trainer.state_dict(),
+        "trainer": trainer, "linear": linear, "est": trainer.estimator, "readout": trainer.readout,
+        "task": tasks.Copy(B, rng=0), "saved": trainer.state_dict(), "here": tmp_path,
     }
     names |= {"own": names["saved"]["trainer"], "adam": names["saved"]["optimizer"]}
     before = flat_state(trainer), flat_state(linear)
@@ -617,7 +617,7 @@ def test_damaged_checkpoints(damage, tmp_path):
 
 
 def test_no_flipped_bit_goes_unnoticed(tmp_path):
-    # Every bit of one entry of the zip's directory, and some of everywhere: refused, or read as what was written.
+    # Every bit of one entry of the zip's directory, and some of everywhere: refused, or read as written.
     path = tmp_path / "checkpoint.npz"
     checkpoint.write(path, {"trainer": {"theta": np.arange(6.0), "steps": 3}, "task": {"kind": "Copy"}})
     good, groups = path.read_bytes(), checkpoint.read(path)

@@ -266,8 +266,8 @@ def test_steps_allocate_nothing_in_python():
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_steps_grow_by_nothing(algorithm):
     in_use, resident = in_child("grown", algorithm, 100_000)
-    assert in_use in (None, 0)
-    assert resident < 2**18  # under three bytes a step: some pages are only now touched for the first time
+    assert in_use is None or in_use < 1024  # not zero: what waits in glibc's thread cache counts as in use
+    assert resident < 2**18  # under three bytes a step: a page may be touched for the first time only now
 
 
 @linux

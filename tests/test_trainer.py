@@ -1,0 +1,422 @@
+"""Readouts, optimizers and the trainer: derivatives, updates, and resuming bitwise from any step."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+import okcore
+from okcore import checkpoint, tasks
+
+B, N, OUT = 3, 5, 4  # lanes, hidden units, outputs
+CELLS = [okcore.RNN, okcore.RHN, okcore.LSTM, okcore.GRU]
+ESTIMATORS = {
+    "TBPTT": lambda cell, seed=0: okcore.TBPTT(cell, horizon=4, batch_size=B),
+    "RTRL": lambda cell, seed=0: okcore.RTRL(cell, block=4, batch_size=B),
+    "UORO": lambda cell, seed=0: okcore.UORO(cell, batch_size=B, rng=seed),
+    "KFRTRL": lambda cell, seed=0: okcore.KFRTRL(cell, copies=2, block=4, batch_size=B, rng=seed),
+    "OK": lambda cell, seed=0: okcore.OK(cell, rank=2, block=4, batch_size=B, rng=seed),
+}
+
+
+def make_trainer(
+    cell=okcore.RHN, estimator="OK", optimizer=okcore.Adam, readout=okcore.SoftmaxReadout, seed=0,
+    dtype=np.float32, n_hidden=N, lr=0.1, **options,
+):  # fmt: skip
+    cell = cell(OUT, n_hidden, dtype=dtype, rng=seed)
+    readout = readout(n_hidden, OUT, dtype=dtype, rng=seed + 1)
+    return okcore.OnlineTrainer(cell, ESTIMATORS[estimator](cell, seed), readout, optimizer(lr), **options)
+
+
+def stream(steps, seed=0):
+    """Return steps of a Copy task, out of step between lanes."""
+    task = tasks.Copy(B, rng=seed, length=5)
+    return [next(task) for _ in range(steps)]
+
+
+def flat_state(trainer):
+    return checkpoint.flatten(trainer.state_dict())
+
+
+def assert_same(state, expected):
+    assert state.keys() == expected.keys()
+    for name, value in expected.items():
+        assert np.array_equal(state[name], value), name
+
+
+# ---- readouts ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [okcore.SoftmaxReadout, okcore.LinearReadout])
+def test_readout_gradients_against_central_differences(kind):
+    rng, step = np.random.default_rng(0), 1e-6
+    readout = kind(N, OUT, dtype=np.float64, rng=0)
+    h = rng.normal(size=(B, N))
+    y = rng.integers(OUT, size=B) if kind is okcore.SoftmaxReadout else rng.normal(size=(B, OUT))
+    _, dh, dweights = readout.loss(h, y)
+    for array, derivative in ((h, dh), (readout.weights, dweights)):
+        assert derivative.shape == array.shape
+        assert derivative.dtype == array.dtype
+        for place in np.ndindex(array.shape):
+            kept = array[place]
+            array[place] = kept + step
+            above = readout.loss(h, y)[0]
+            array[place] = kept - step
+            below = readout.loss(h, y)[0]
+            array[place] = kept
+            in_nats = (above - below) / (2 * step) * math.log(2)
+            assert derivative[place] == pytest.approx(in_nats, rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_softmax_bits(dtype):
+    rng = np.random.default_rng(0)
+    readout = okcore.SoftmaxReadout(N, OUT, dtype=dtype, rng=0)
+    h, y = rng.normal(size=(B, N)).astype(dtype), rng.integers(OUT, size=B)
+    logits = h.astype(float) @ readout.weights[:, :-1].T.astype(float) + readout.weights[:, -1]
+    expected = [math.log2(np.exp(row).sum()) - row[k] / math.log(2) for row, k in zip(logits, y, strict=True)]
+    tolerance = 1e-12 if dtype == np.float64 else 1e-5
+    np.testing.assert_allclose(readout.bits(h, y), expected, rtol=tolerance)
+    assert readout.loss(h, y)[0] == pytest.approx(np.mean(expected), rel=tolerance)
+    probabilities = readout.predict(h)
+    assert probabilities.dtype == dtype
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-6)
+    np.testing.assert_allclose(-np.log2(probabilities[np.arange(B), y]), expected, rtol=10 * tolerance)
+
+
+def test_softmax_knows_nothing_at_zero():
+    readout = okcore.SoftmaxReadout(N, 8, init="zeros")
+    assert readout.loss(np.ones((B, N), np.float32), np.arange(B))[0] == pytest.approx(3, rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("logit", [50.0, 200.0, 2000.0])
+def test_softmax_loss_of_what_was_held_impossible_is_finite(logit, dtype):
+    readout = okcore.SoftmaxReadout(N, 2, dtype=dtype, init="zeros")
+    readout.weights[0, -1] = logit
+    h, y = np.zeros((1, N), dtype), np.array([1])
+    loss, _, dweights = readout.loss(h, y)
+    assert loss == pytest.approx(logit / math.log(2), rel=1e-6)
+    assert readout.bits(h, y)[0] == pytest.approx(logit / math.log(2), rel=1e-6)
+    assert dweights[:, -1].tolist() == [1, -1]
+
+
+def test_linear_bits():
+    rng = np.random.default_rng(0)
+    readout = okcore.LinearReadout(N, OUT, dtype=np.float64, rng=0)
+    h, y = rng.normal(size=(B, N)), rng.normal(size=(B, OUT))
+    outputs = np.hstack([h, np.ones((B, 1))]) @ readout.weights.T
+    np.testing.assert_allclose(readout.predict(h), outputs, rtol=1e-13)
+    nats = 0.5 * ((outputs - y) ** 2).sum() / B
+    assert readout.loss(h, y)[0] == pytest.approx(nats / math.log(2), rel=1e-13)
+
+
+# ---- optimizers ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype, rtol", [(np.float32, 3e-5), (np.float64, 1e-12)])
+@pytest.mark.parametrize("arguments", [(), (0.01,), (0.1, 0.5, 0.9, 1e-3), (0.1, 0.0, 0.0)])
+def test_adam(arguments, dtype, rtol):
+    rng = np.random.default_rng(0)
+    lr, b1, b2, eps = (*arguments, *(1e-3, 0.9, 0.999, 1e-8)[len(arguments) :])
+    optimizer, parameters = okcore.Adam(*arguments), {"a": np.ones((2, 3), dtype), "b": np.zeros(4, dtype)}
+    for name, parameter in parameters.items():
+        expected, m, v = parameter.astype(float), 0, 0
+        for t in range(1, 31):
+            gradient = (rng.normal(size=parameter.shape) * 10.0 ** rng.integers(-3, 3)).astype(dtype)
+            kept = gradient.copy()
+            optimizer.update(name, parameter, gradient)
+            g = gradient.astype(float)
+            m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
+            expected -= lr * (m / (1 - b1**t)) / (np.sqrt(v / (1 - b2**t)) + eps)
+            assert np.array_equal(gradient, kept)
+        np.testing.assert_allclose(parameter, expected, rtol=rtol, atol=rtol)
+        assert parameter.dtype == dtype
+
+
+def test_sgd():
+    parameter, gradient = np.arange(6.0).reshape(2, 3), np.full((2, 3), 0.5)
+    okcore.SGD(0.1).update("a", parameter, gradient)
+    np.testing.assert_allclose(parameter, np.arange(6.0).reshape(2, 3) - 0.05, rtol=1e-15)
+    assert (gradient == 0.5).all()
+
+
+@pytest.mark.parametrize("make", [lambda: okcore.SGD(0.1), lambda: okcore.Adam(0.1)], ids=["SGD", "Adam"])
+def test_optimizers_resume_bitwise(make):
+    rng = np.random.default_rng(0)
+    parameters = {"a": np.ones((2, 3), np.float32), "b": np.ones(4, np.float32)}
+    optimizer, resumed = make(), make()
+    for _ in range(3):
+        optimizer.update("a", parameters["a"], rng.normal(size=(2, 3)).astype(np.float32))
+    optimizer.update("b", parameters["b"], rng.normal(size=4).astype(np.float32))
+    resumed.load_state_dict(optimizer.state_dict(), parameters)
+    twins = {name: parameter.copy() for name, parameter in parameters.items()}
+    for name, parameter in parameters.items():
+        for _ in range(3):
+            gradient = rng.normal(size=parameter.shape).astype(np.float32)
+            optimizer.update(name, parameter, gradient)
+            resumed.update(name, twins[name], gradient)
+        assert np.array_equal(parameter, twins[name])
+
+
+# ---- updates -------------------------------------------------------------------------------------
+
+
+def step_of(trainer, x, y, reset):
+    """Return what one step of training changes: (loss, theta, weights)."""
+    theta, weights = trainer.cell.theta.copy(), trainer.readout.weights.copy()
+    loss = trainer.partial_fit(x, y, reset)
+    return loss, trainer.cell.theta - theta, trainer.readout.weights - weights
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_a_step_is_loss_gradient_update(estimator):
+    trainer = make_trainer(estimator=estimator, optimizer=okcore.SGD, dtype=np.float64, lr=0.5)
+    twin, readout = trainer.estimator.clone(), trainer.readout
+    for x, y, reset in stream(14):
+        h = twin.step(x, reset)
+        expected, dh, dweights = readout.loss(h, y)
+        gradient = twin.gradient(dh)
+        loss, dtheta, moved = step_of(trainer, x, y, reset)
+        assert loss == expected
+        np.testing.assert_allclose(dtheta, -0.5 * gradient, rtol=1e-9, atol=1e-14)
+        np.testing.assert_allclose(moved, -0.5 * dweights, rtol=1e-9, atol=1e-14)
+
+
+def test_clip_bounds_the_recurrent_gradient_alone():
+    clipped_steps = 0
+    free = make_trainer(optimizer=okcore.SGD, dtype=np.float64, lr=1.0)
+    clipped = make_trainer(optimizer=okcore.SGD, dtype=np.float64, lr=1.0, clip=0.35)
+    for x, y, reset in stream(20):
+        for trainer in (free, clipped):  # the same parameters before every step
+            trainer.cell.theta = make_trainer(dtype=np.float64).cell.theta
+            trainer.readout.weights[...] = make_trainer(dtype=np.float64).readout.weights
+        _, dtheta, dweights = step_of(free, x, y, reset)
+        _, dtheta_clipped, dweights_clipped = step_of(clipped, x, y, reset)
+        norm = np.linalg.norm(dtheta)
+        clipped_steps += norm > 0.35
+        np.testing.assert_allclose(dtheta_clipped, dtheta * min(1, 0.35 / norm), rtol=1e-9, atol=1e-14)
+        assert np.array_equal(dweights_clipped, dweights)
+    assert 0 < clipped_steps < 20
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_clip_holds_for_norms_whose_square_is_no_float32(scale):
+    class Scaled(okcore.LinearReadout):
+        def loss(self, h, y):
+            loss, dh, dweights = super().loss(h, y)
+            return loss, dh * np.float32(scale), dweights
+
+    trainer = make_trainer(optimizer=okcore.SGD, readout=Scaled, lr=1.0, clip=1e-3)
+    _, dtheta, _ = step_of(trainer, [0, 1, 2], np.ones((B, OUT), np.float32), None)
+    norm = np.linalg.norm(dtheta.astype(float))
+    assert norm == pytest.approx(1e-3 if scale > 1 else 0, rel=1e-3, abs=1e-20)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("clip", [None, 0.01])
+def test_update_every_averages(estimator, clip):
+    U = 3
+    trainer = make_trainer(
+        estimator=estimator, optimizer=okcore.SGD, dtype=np.float64, lr=0.5, update_every=U, clip=clip
+    )
+    twin, readout, rows = trainer.estimator.clone(), trainer.readout, stream(12)
+    for start in range(0, len(rows), U):
+        gradients, dweights = [], []
+        for x, y, reset in rows[start : start + U]:
+            _, dh, of_readout = readout.loss(twin.step(x, reset), y)
+            gradients.append(twin.gradient(dh))
+            dweights.append(of_readout)
+        for row in rows[start : start + U - 1]:
+            _, dtheta, moved = step_of(trainer, *row)
+            assert not dtheta.any() and not moved.any()
+        _, dtheta, moved = step_of(trainer, *rows[start + U - 1])
+        mean = np.mean(gradients, axis=0)
+        mean *= 1 if clip is None else min(1, clip / np.linalg.norm(mean))
+        # UORO and KF-RTRL compress at random: theirs agree as they draw the same signs
+        np.testing.assert_allclose(dtheta, -0.5 * mean, rtol=1e-8, atol=1e-12)
+        np.testing.assert_allclose(moved, -0.5 * np.mean(dweights, axis=0), rtol=1e-9, atol=1e-14)
+
+
+def test_predict_steps_and_learns_nothing():
+    trainer, twin = make_trainer(), make_trainer()
+    rows = stream(3)
+    for x, _, reset in rows:
+        theta, weights = trainer.cell.theta.copy(), trainer.readout.weights.copy()
+        probabilities = trainer.predict(x, reset)
+        assert np.array_equal(probabilities, trainer.readout.predict(twin.estimator.step(x, reset)))
+        assert np.array_equal(trainer.cell.theta, theta)
+        assert np.array_equal(trainer.readout.weights, weights)
+    assert np.array_equal(trainer.estimator.state, twin.estimator.state)
+    assert trainer.predict(rows[0][0]) is not trainer.predict(rows[0][0])
+
+
+# ---- fit -----------------------------------------------------------------------------------------
+
+
+class Listening(tasks.Copy):
+    def __init__(self, *args, **more):
+        super().__init__(*args, **more)
+        self.heard = []
+
+    def observe(self, loss_bits):
+        super().observe(loss_bits)
+        self.heard.append(loss_bits)
+
+
+def test_fit_returns_the_losses_of_its_steps():
+    task, trainer, by_hand = Listening(B, rng=0, length=5), make_trainer(), make_trainer()
+    losses = trainer.fit(task, 20)
+    assert losses.shape == (20,) and losses.dtype == np.float64
+    assert losses.tolist() == task.heard == [by_hand.partial_fit(*row) for row in stream(20)]
+    assert_same(flat_state(trainer), flat_state(by_hand))
+    assert trainer.fit(task, 0).shape == (0,)
+    assert len(task.heard) == 20
+
+
+def test_fit_calls_back_and_may_stop():
+    heard, trainer = [], make_trainer()
+
+    def callback(trainer, loss):
+        heard.append((trainer.steps, loss))
+        return trainer.steps == 7
+
+    losses = trainer.fit(tasks.Copy(B, rng=0), 20, callback=callback)
+    assert losses.shape == (7,)
+    assert heard == list(zip(range(1, 8), losses, strict=True))
+    assert trainer.steps == 7
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_fit_learns(estimator):
+    cell = okcore.RHN(4, 16, rng=0)
+    readout, task = okcore.SoftmaxReadout(16, 4, rng=1), tasks.Copy(B, rng=0)
+    task.THRESHOLD = 0  # no curriculum
+    trainer = okcore.OnlineTrainer(cell, ESTIMATORS[estimator](cell), readout, okcore.Adam(0.02), clip=1.0)
+    losses = trainer.fit(task, 600, progress=False)
+    assert losses[:20].mean() > 1
+    assert losses[-100:].mean() < 0.5
+
+
+def test_a_loss_that_is_not_finite_is_an_error():
+    trainer = make_trainer(readout=okcore.LinearReadout)
+    trainer.readout.weights[...] = np.inf
+    with np.errstate(all="ignore"), pytest.raises(FloatingPointError, match=r"loss.*step 1"):
+        trainer.partial_fit([0, 1, 2], np.ones((B, OUT), np.float32))
+
+
+# ---- evaluate_bits -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype, rtol", [(np.float32, 1e-5), (np.float64, 1e-12)])
+@pytest.mark.parametrize("cell", CELLS)
+def test_evaluate_bits_is_the_naive_loop(cell, dtype, rtol):
+    trainer = make_trainer(cell, dtype=dtype)
+    trainer.fit(tasks.Copy(B, rng=0), 10)
+    before, symbols = flat_state(trainer), np.random.default_rng(0).integers(OUT, size=57)
+    reader = okcore.TBPTT(trainer.cell, horizon=1)
+    total = 0.0
+    for now, then in itertools.pairwise(symbols):
+        logits = trainer.readout.outputs(reader.step([now]).astype(np.float64))[0]
+        total -= math.log2(np.exp(logits[then]) / np.exp(logits).sum())
+    for chunk in (1, 7, 56, 57, 1000):
+        assert trainer.evaluate_bits(symbols, chunk=chunk) == pytest.approx(total / 56, rel=rtol)
+    assert_same(flat_state(trainer), before)
+
+
+def test_evaluate_bits_takes_any_integers():
+    trainer, symbols = make_trainer(), np.random.default_rng(0).integers(OUT, size=20)
+    expected = trainer.evaluate_bits(symbols)
+    assert trainer.evaluate_bits(symbols.astype(np.uint8)) == expected
+    assert trainer.evaluate_bits(symbols.tolist()) == expected
+
+
+# ---- save and load -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_resume_is_bitwise_in_the_middle_of_a_block(estimator, cell, tmp_path):
+    rows, options = stream(24), {"cell": cell, "estimator": estimator, "update_every": 3, "clip": 0.05}
+    trainer = make_trainer(**options)
+    for row in rows[:10]:  # 2 steps of a block of 4, 1 of an update of 3
+        trainer.partial_fit(*row)
+    path = tmp_path / "checkpoint.npz"
+    trainer.save(path)
+    resumed = make_trainer(**options, seed=7)
+    for row in stream(5, seed=3):
+        resumed.partial_fit(*row)
+    resumed.load(path)
+    assert_same(flat_state(resumed), flat_state(trainer))
+    for row in rows[10:]:
+        assert resumed.partial_fit(*row) == trainer.partial_fit(*row)
+        assert np.array_equal(resumed.cell.theta, trainer.cell.theta)
+    assert_same(flat_state(resumed), flat_state(trainer))
+    assert resumed.steps == trainer.steps == 24
+
+
+@pytest.mark.parametrize("steps", range(9))
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_resume_is_bitwise_from_any_step(estimator, steps, tmp_path):
+    rows, options = stream(16), {"estimator": estimator, "optimizer": okcore.SGD, "dtype": np.float64}
+    trainer = make_trainer(**options)
+    resumed = make_trainer(**options, seed=7)
+    for row in rows[:steps]:
+        trainer.partial_fit(*row)
+    trainer.save(tmp_path / "checkpoint.npz")
+    resumed.load(tmp_path / "checkpoint.npz")
+    for row in rows[steps:]:
+        assert resumed.partial_fit(*row) == trainer.partial_fit(*row)
+    assert_same(flat_state(resumed), flat_state(trainer))
+
+
+def test_a_checkpoint_holds_plain_arrays(tmp_path):
+    trainer = make_trainer()
+    trainer.fit(tasks.Copy(B, rng=0), 5)
+    trainer.save(tmp_path / "a name without a suffix")
+    assert [file.name for file in tmp_path.iterdir()] == ["a name without a suffix"]
+    with np.load(tmp_path / "a name without a suffix", allow_pickle=False) as file:
+        assert np.array_equal(file["trainer/theta"], trainer.cell.theta)
+        assert all(file[name].dtype.kind in "iufbU" for name in file.files)
+
+
+FOREIGN = [
+    ({"estimator": "RTRL"}, "algorithm"),
+    ({"cell": okcore.GRU}, "theta"),
+    ({"cell": type("Twin", (okcore.RHN,), {})}, "cell"),  # of the same size
+    ({"n_hidden": N + 1}, "theta"),
+    ({"dtype": np.float64}, "theta"),
+    ({"optimizer": okcore.SGD}, "optimizer"),
+    ({"readout": okcore.LinearReadout}, "readout"),
+]
+
+
+@pytest.mark.parametrize("difference, word", FOREIGN, ids=[str(row[0]) for row in FOREIGN])
+def test_a_foreign_checkpoint_changes_nothing(difference, word, tmp_path):
+    foreign, trainer = make_trainer(**difference, seed=5), make_trainer()
+    targets = np.ones((B, OUT), foreign.cell.dtype) if "readout" in difference else [0, 1, 2]
+    for x, y, reset in stream(6):
+        foreign.partial_fit(x, targets, reset)
+        trainer.partial_fit(x, y, reset)
+    foreign.save(tmp_path / "foreign.npz")
+    before, theta, weights = flat_state(trainer), trainer.cell.theta, trainer.readout.weights
+    with pytest.raises((ValueError, TypeError), match=rf"\b{word} must"):
+        trainer.load(tmp_path / "foreign.npz")
+    assert_same(flat_state(trainer), before)
+    assert trainer.cell.theta is theta and trainer.readout.weights is weights
+    twin = make_trainer()
+    for row in stream(6):
+        twin.partial_fit(*row)
+    for row in stream(6, seed=1):  # its random streams too are where they were
+        assert trainer.partial_fit(*row) == twin.partial_fit(*row)
+
+
+def test_parameters_stay_one_buffer(tmp_path):
+    trainer = make_trainer()
+    theta, weights = trainer.cell.theta, trainer.readout.weights
+    trainer.fit(tasks.Copy(B, rng=0), 5)
+    trainer.save(tmp_path / "checkpoint.npz")
+    trainer.load(tmp_path / "checkpoint.npz")
+    assert trainer.cell.theta is theta
+    assert trainer.readout.weights is weights
