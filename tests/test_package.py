@@ -1,0 +1,61 @@
+"""The package as it is shipped: version, configuration, source archive, compiled interface."""
+
+import io
+import re
+import subprocess
+import sys
+import tarfile
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import okcore
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_version_is_the_static_one():
+    assert okcore.__version__ == PROJECT["version"]
+    assert f"version: {PROJECT['version']}" in (ROOT / "CITATION.cff").read_text()
+    assert f"## {PROJECT['version']}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_show_config():
+    text = io.StringIO()
+    okcore.show_config(text)
+    for word in ("okcore:", "numpy:", "scipy:", "build:", "user_api blas", "num_threads"):
+        assert word in text.getvalue()
+
+
+def test_only_one_module_cimports_scipy():
+    users = [path.name for path in (ROOT / "okcore").glob("*.py[xd]") if "scipy" in path.read_text()]
+    assert users == ["_blas.pyx"]
+
+
+def test_import_pulls_in_no_plotting_and_is_quiet():
+    code = "import sys, okcore; print(any(m in sys.modules for m in ('matplotlib', 'torch', 'pandas')))"
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout.strip(), done.stderr) == ("False", "")
+
+
+@pytest.mark.skipif(not (ROOT / "setup.py").exists(), reason="needs the source tree")
+def test_source_archive_holds_all_sources_and_needs_no_git(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "setup.py", "-q", "egg_info", "--egg-base", str(tmp_path), "sdist", "-d", str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
+        names = {re.sub(r"^[^/]+/", "", name) for name in archive.getnames()}
+    sources = {
+        str(path.relative_to(ROOT))
+        for pattern in ("okcore/**/*.py", "okcore/*.py[xd]", "tests/*.[pc]*", "examples/*.py", "docs/*.md", "docs/*.svg")
+        for path in ROOT.glob(pattern)
+        if path.suffix in (".py", ".pyx", ".pxd", ".md", ".svg") or path.parent.name == "tests"
+    } - {f"tests/{path.name}" for path in (ROOT / "tests").glob("*.pyc")}
+    sources = {name for name in sources if "__pycache__" not in name}
+    assert sources <= names, sources - names
+    assert {"setup.py", "pyproject.toml", "README.md", "LICENSE", "Makefile"} <= names
+    assert not [name for name in names if name.endswith((".so", ".pxi")) or re.fullmatch(r"okcore/.*\.c", name)]
