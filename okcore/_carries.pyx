@@ -14,6 +14,7 @@ import numpy as np
 
 from okcore import _memory
 from okcore._memory import aligned_zeros
+from okcore._validation import as_int
 
 from okcore._blas cimport axpy, dot, gemm, matrix_times_column, row_times_matrix
 from okcore._cells cimport CellKernel
@@ -45,9 +46,9 @@ cdef class Carry:
         Everything the carry remembers, the lane as first axis: what a checkpoint holds.
     """
 
-    def __init__(self, CellKernel cell, int batch_size):
+    def __init__(self, CellKernel cell, batch_size):
         self.cell = cell
-        self.batch_size = batch_size
+        self.batch_size = as_int("batch_size", batch_size, 1)
         self.n_threads = 1
         self.m = cell.n_columns
         self.S = cell.state_size
@@ -83,6 +84,9 @@ cdef class Carry:
     def stats(self):
         """Figures about the last absorb, by name, one per lane."""
         return {}
+
+    def check_arrays(self, arrays):
+        """Raise ValueError if `arrays`, of the right shapes and finite, are still no state of this carry."""
 
     cdef int prepare(self, int n_terms, int n_threads) except -1:
         self.n_threads = n_threads
@@ -295,6 +299,11 @@ cdef class KroneckerCarry(Carry):
     @property
     def stats(self):
         return {"variance": self.variance_.copy(), "mixed_fraction": self.mixed_fraction_.copy()}
+
+    def check_arrays(self, arrays):
+        active = arrays["active"]
+        if active.min() < 0 or active.max() > self.rank:
+            raise ValueError(f"carry.active must be from 0 to {self.rank}, got {active}")
 
     def dense(self, lane):
         return self.cell.dtype.type(self.weight) * np.einsum("isp,ij->spj", self.A_[lane], self.u_[lane])

@@ -58,17 +58,18 @@ cdef class Engine:
     cdef int last_slot                   # of the newest snapshot; -1: none
     cdef int n, v, m, q, k, G, S, P
 
-    # the tape: K steps of
-    cdef void *u_hat                     # (K, B, q, m)
-    cdef void *d                         # (K, B, q, k, G, n)
-    cdef void *c                         # (K, B, k, k, n)
-    cdef void *w                         # (K, P, n) ring of snapshots
-    cdef int *w_slot                     # (K,) which snapshot each step used
+    # the tape: K steps, and a slot for the step that is being taken, of
+    cdef void *u_hat                     # (K + 1, B, q, m)
+    cdef void *d                         # (K + 1, B, q, k, G, n)
+    cdef void *c                         # (K + 1, B, k, k, n)
+    cdef void *w                         # (K + 1, P, n) ring of snapshots
+    cdef int *w_slot                     # (K + 1,) which snapshot each step used
     cdef unsigned char *cut              # (K + 1, B) lane was reset just before this step
     cdef void *credit                    # (K, B, n)
     cdef void *state                     # (B, S)
     cdef void *pending                   # (P, m) gradient of credits of blocks that have closed
     # scratch
+    cdef void *state_before              # (B, S) the state a step starts from, resets done
     cdef void *state_next                # (B, S)
     cdef void *pre                       # (B, q, P)
     cdef void *e                         # (K, B, q, P) credits times D
@@ -103,11 +104,11 @@ cdef class Engine:
         dtype = cell.dtype
         self.buffers = {
             "state": aligned_zeros((B, self.S), dtype),
-            "u_hat": aligned_zeros((K, B, self.q, self.m), dtype),
-            "d": aligned_zeros((K, B, self.q, self.k, self.G, self.n), dtype),
-            "c": aligned_zeros((K, B, self.k, self.k, self.n), dtype),
-            "w": aligned_zeros((K if self.keeps_w else 0, self.P, self.n), dtype),
-            "w_slot": np.zeros(K, np.intc),
+            "u_hat": aligned_zeros((K + 1, B, self.q, self.m), dtype),
+            "d": aligned_zeros((K + 1, B, self.q, self.k, self.G, self.n), dtype),
+            "c": aligned_zeros((K + 1, B, self.k, self.k, self.n), dtype),
+            "w": aligned_zeros((K + 1 if self.keeps_w else 0, self.P, self.n), dtype),
+            "w_slot": np.zeros(K + 1, np.intc),
             "cut": np.zeros((K + 1, B), np.uint8),
             "credit": aligned_zeros((K, B, self.n), dtype),
             "pending": aligned_zeros((self.P, self.m), dtype),
@@ -123,6 +124,7 @@ cdef class Engine:
         self.pending = address(self.buffers["pending"])
 
         self.workspace = []
+        self.state_before = self.scratch((B, self.S), dtype)
         self.state_next = self.scratch((B, self.S), dtype)
         self.pre = self.scratch((B, self.q, self.P), dtype)
         self.e = self.scratch((K, B, self.q, self.P), dtype)
@@ -193,8 +195,7 @@ cdef class Engine:
             mask = <unsigned char *> cnp.PyArray_DATA(<cnp.ndarray> reset)
         hidden = self.output(out, self.batch_size, self.n)
         with nogil:
-            self.begin_step(mask)
-            self.advance(floats, symbols)
+            self.take_step(floats, symbols, mask)
             self.copy_hidden(cnp.PyArray_DATA(hidden))
         return hidden
 
@@ -250,6 +251,11 @@ cdef class Engine:
         (P, m) array
             A fresh array, or `out`; zeros if there were no credits.
 
+        Raises
+        ------
+        FloatingPointError
+            If the gradient overflows; names the lane. The credits are then dropped.
+
         Notes
         -----
         One backward sweep over the open block serves all its credits: O(K P n) a lane and one contraction of
@@ -283,6 +289,7 @@ cdef class Engine:
         cdef char *dh = NULL
         cdef char *h
         cdef unsigned char *masks = NULL
+        cdef unsigned char *mask
         if dhs is not None:
             credits = self.credits(dhs, "dhs", T)
             dh = <char *> cnp.PyArray_DATA(credits)
@@ -294,11 +301,11 @@ cdef class Engine:
         h = <char *> cnp.PyArray_DATA(hidden)
         with nogil:
             for t in range(T):
-                self.begin_step(NULL if masks == NULL else masks + t * self.batch_size)
+                mask = NULL if masks == NULL else masks + t * self.batch_size
                 if by_symbol:
-                    self.advance(NULL, (<long long *> x) + t * self.batch_size)
+                    self.take_step(NULL, (<long long *> x) + t * self.batch_size, mask)
                 else:
-                    self.advance(x + t * self.batch_size * self.v * item, NULL)
+                    self.take_step(x + t * self.batch_size * self.v * item, NULL, mask)
                 self.copy_hidden(h + t * self.batch_size * self.n * item)
                 if dh != NULL:
                     self.add_credit(dh + t * self.batch_size * self.n * item)
@@ -373,30 +380,44 @@ cdef class Engine:
 
     # ---- a step ----------------------------------------------------------------------------------------------
 
-    cdef int begin_step(self, const unsigned char *reset) except -1 nogil:
-        # Close a full block, then start the sequences of the lanes in reset.
+    cdef int take_step(self, const void *x, const long long *symbols, const unsigned char *reset) except -1 nogil:
+        # The step is computed into the tape's free slot first: if its state is not finite nothing has changed.
+        # Then the resets, a full block's end, and the step itself take effect.
         cdef int lane, count = 0
-        if reset != NULL:
-            for lane in range(self.batch_size):
-                count += reset[lane] != 0
-        if count < self.batch_size and self.open_steps == self.block:
-            self.close_block()
-        if count > 0:
-            self.reset_lanes(reset)
-        return 0
-
-    cdef int advance(self, const void *x, const long long *symbols) except -1 nogil:
-        cdef int lane
         if self.cell.single:
-            lane = advance[float](self, <const float *> x, symbols)
+            lane = compute_step[float](self, <const float *> x, symbols, reset)
         else:
-            lane = advance[double](self, <const double *> x, symbols)
+            lane = compute_step[double](self, <const double *> x, symbols, reset)
         if lane >= 0:
             with gil:
                 raise FloatingPointError(
                     f"the state of lane {lane} is not finite at step {self.steps + 1}; "
                     "the step was not taken (smaller updates, or clip, keep it finite)")
+        if reset != NULL:
+            for lane in range(self.batch_size):
+                count += reset[lane] != 0
+        lane = self.open_steps  # the slot that the step was computed into
+        if count < self.batch_size and self.open_steps == self.block:
+            self.close_block()
+        if count > 0:
+            self.reset_lanes(reset)
+        if lane != self.open_steps:
+            self.move_step(lane, self.open_steps)
+        if self.keeps_w:
+            self.last_slot = self.w_slot[self.open_steps]
+        memcpy(self.state, self.state_next,
+               self.batch_size * self.S * (sizeof(float) if self.cell.single else sizeof(double)))
+        self.open_steps += 1
+        self.steps += 1
         return 0
+
+    cdef void move_step(self, int source, int target) noexcept nogil:
+        cdef Py_ssize_t item = sizeof(float) if self.cell.single else sizeof(double)
+        cdef Py_ssize_t lanes = self.batch_size * item
+        copy_row(self.u_hat, source, target, lanes * self.q * self.m)
+        copy_row(self.d, source, target, lanes * self.q * self.k * self.P)
+        copy_row(self.c, source, target, lanes * self.k * self.S)
+        self.w_slot[target] = self.w_slot[source]
 
     cdef void copy_hidden(self, void *h) noexcept nogil:
         cdef Py_ssize_t item = sizeof(float) if self.cell.single else sizeof(double)
@@ -404,14 +425,16 @@ cdef class Engine:
         for lane in range(self.batch_size):
             memcpy(<char *> h + lane * self.n * item, <char *> self.state + lane * self.S * item, self.n * item)
 
-    cdef void add_credit(self, const void *dh) noexcept nogil:
-        if self.open_steps == 0:  # no step since the start, or since a reset of all lanes
-            return
+    cdef int add_credit(self, const void *dh) except -1 nogil:
+        if self.open_steps == 0:  # the newest step is not on the tape, if there is one
+            self.sweep(dh, False, self.pending, True)
+            return 0
         self.credited = True
         if self.cell.single:
             add_credit[float](self, <const float *> dh)
         else:
             add_credit[double](self, <const double *> dh)
+        return 0
 
     # ---- gradients -------------------------------------------------------------------------------------------
 
@@ -421,8 +444,6 @@ cdef class Engine:
         cdef Py_ssize_t size = <Py_ssize_t> self.P * self.m
         if not add:
             memset(gradient, 0, size * (sizeof(float) if self.cell.single else sizeof(double)))
-        if self.open_steps == 0:
-            return 0
         if self.cell.single:
             sweep_tape[float](self, <const float *> dh, stored, <float *> gradient)
         else:
@@ -434,7 +455,7 @@ cdef class Engine:
             finite = all_finite[double](size, <double *> gradient)
         if not finite:
             with gil:
-                if stored:  # these credits have no gradient, and must not poison the next
+                if add:  # these credits have no gradient, and must not poison the next
                     self.buffers["credit"][...] = 0
                     self.buffers["pending"][...] = 0
                 self.raise_overflow(self.overflowing_lane())
@@ -505,14 +526,20 @@ cdef class Engine:
     # ---- errors ----------------------------------------------------------------------------------------------
 
     cdef overflowing_lane(self):
+        # The lane whose credit, or whose credit times influence, is not finite
+        cdef cnp.ndarray gradient = np.empty((self.P, self.m), self.cell.dtype)
+        credits = self.delta_array.copy()
         for lane in range(self.batch_size):
-            if not all(np.isfinite(array[lane]).all() for array in self.carry.arrays.values()):
+            self.delta_array[...] = 0
+            self.delta_array[lane] = credits[lane]
+            gradient[...] = 0
+            self.carry.contract_lanes(self.delta, cnp.PyArray_DATA(gradient))
+            if not (np.isfinite(credits[lane]).all() and np.isfinite(gradient).all()):
                 return lane
-        finite = np.isfinite(self.delta_array).all(axis=1)
-        return int(np.argmin(finite)) if not finite.all() else None
+        return None
 
     cdef raise_overflow(self, lane, remedy=""):
-        where = "an influence" if lane is None else f"the influence of lane {lane}"
+        where = "the sum of influences over lanes" if lane is None else f"the influence of lane {lane}"
         raise FloatingPointError(
             f"{where} is not finite at step {self.steps}{remedy}: the product of the state Jacobians grows "
             "without bound (reset the lane, or keep theta smaller)")
@@ -530,48 +557,58 @@ cdef class Engine:
         self.last_slot = last_slot
 
 
-cdef void note_parameters(Engine e, const floating *theta, int tau) noexcept nogil:
+cdef inline void copy_row(void *rows, int source, int target, Py_ssize_t size) noexcept nogil:
+    memcpy(<char *> rows + target * size, <char *> rows + source * size, size)
+
+
+cdef void snapshot_parameters(Engine e, const floating *theta) noexcept nogil:
     # Online updates: H_tau is made with the W_h in force at tau, so each distinct W_h is copied when it is used.
-    # A ring of K snapshots is enough: at most K distinct ones belong to the open block.
-    cdef int row, P = e.P, n = e.n, m = e.m
+    # A ring of K + 1 snapshots is enough: the open block's steps have at most K, the new step one more.
+    cdef int row, slot = e.last_slot, P = e.P, n = e.n, m = e.m
     cdef Py_ssize_t size = <Py_ssize_t> P * n
     cdef const floating *W_h = theta + e.v
     cdef floating *snapshot
-    cdef bint same = e.last_slot >= 0
+    cdef bint same = slot >= 0
     if not e.keeps_w:
         return
     if same:
-        snapshot = <floating *> e.w + e.last_slot * size
+        snapshot = <floating *> e.w + slot * size
         for row in range(P):
             if memcmp(snapshot + row * n, W_h + <Py_ssize_t> row * m, n * sizeof(floating)) != 0:
                 same = False
                 break
     if not same:
-        e.last_slot = (e.last_slot + 1) % e.block
-        snapshot = <floating *> e.w + e.last_slot * size
+        slot = (slot + 1) % (e.block + 1)
+        snapshot = <floating *> e.w + slot * size
         for row in range(P):
             memcpy(snapshot + row * n, W_h + <Py_ssize_t> row * m, n * sizeof(floating))
-    e.w_slot[tau] = e.last_slot
+    e.w_slot[e.open_steps] = slot
 
 
-cdef int advance(Engine e, const floating *x, const long long *symbols) except -2 nogil:
-    # One step onto the tape.  Returns -1, or the first lane whose new state is not finite (the step is not taken).
+cdef int compute_step(
+    Engine e, const floating *x, const long long *symbols, const unsigned char *reset,
+) except -2 nogil:
+    # One step, into the slot after the tape's last and into state_next; nothing that counts is changed.
+    # Returns -1, or the first lane whose new state is not finite.
     cdef int B = e.batch_size, tau = e.open_steps, lane, q = e.q, S = e.S, P = e.P, m = e.m
     cdef const floating *theta = <const floating *> e.cell.theta_data
+    cdef floating *before = <floating *> e.state_before
     cdef floating *u_hat = <floating *> e.u_hat + <Py_ssize_t> tau * B * q * m
     cdef floating *d = <floating *> e.d + <Py_ssize_t> tau * B * q * e.k * P
     cdef floating *c = <floating *> e.c + <Py_ssize_t> tau * B * e.k * S
-    note_parameters[floating](e, theta, tau)
-    augmented_input[floating](B, q, e.v, e.n, S, x, symbols, <floating *> e.state, u_hat)
+    memcpy(before, e.state, B * S * sizeof(floating))
+    if reset != NULL:
+        for lane in range(B):
+            if reset[lane]:
+                memset(before + lane * S, 0, S * sizeof(floating))
+    snapshot_parameters[floating](e, theta)
+    augmented_input[floating](B, q, e.v, e.n, S, x, symbols, before, u_hat)
     # pre (B q, P) = u_hat (B q, m) theta^T (m, P): 2 B q m P flops
     gemm[floating](False, True, B * q, P, m, 1, u_hat, m, theta, m, 0, <floating *> e.pre, P)
-    e.cell.step_lanes(B, e.pre, e.state, e.state_next, d, c)
+    e.cell.step_lanes(B, e.pre, before, e.state_next, d, c)
     for lane in range(B):
         if not all_finite[floating](S, <floating *> e.state_next + lane * S):
             return lane
-    memcpy(e.state, e.state_next, B * S * sizeof(floating))
-    e.open_steps += 1
-    e.steps += 1
     return -1
 
 
@@ -616,8 +653,9 @@ cdef void sweep_tape(Engine e, const floating *dh, bint stored, floating *gradie
         for lane in range(B):
             if e.cut[tau * B + lane]:
                 memset(delta + lane * S, 0, S * sizeof(floating))
-    gemm[floating](True, False, P, m, e.open_steps * B * q, 1, <floating *> e.e, P, <floating *> e.u_hat, m,
-                   1, gradient, m)
+    if e.open_steps > 0:
+        gemm[floating](True, False, P, m, e.open_steps * B * q, 1, <floating *> e.e, P, <floating *> e.u_hat, m,
+                       1, gradient, m)
 
 
 cdef int block_terms(

@@ -13,8 +13,8 @@ def describe(value):
     return f"{type(value).__name__} {value!r}"
 
 
-def as_int(name, value, least):
-    """Return `value` as an int of at least `least`."""
+def as_int(name, value, least, most=2**31 - 1):
+    """Return `value` as an int from `least` to `most`; sizes are C ints."""
     if isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} must be an integer, got {describe(value)}")
     try:
@@ -23,6 +23,8 @@ def as_int(name, value, least):
         raise TypeError(f"{name} must be an integer, got {describe(value)}") from None
     if number < least:
         raise ValueError(f"{name} must be at least {least}, got {number}")
+    if number > most:
+        raise ValueError(f"{name} must be at most {most}, got {number}")
     return number
 
 
@@ -56,18 +58,31 @@ def as_instance(name, value, kind):
     return value
 
 
-def as_dtype(dtype):
+def as_dtype(name, dtype):
     """Return float32 or float64 as a NumPy dtype."""
     try:
-        dtype = np.dtype(dtype)
+        found = None if dtype is None else np.dtype(dtype)
     except TypeError:
-        dtype = None
-    if dtype not in (np.float32, np.float64) or dtype is None:
-        raise TypeError("dtype must be float32 or float64, got " + repr(dtype))
-    return dtype
+        found = None
+    if found is None or found not in (np.float32, np.float64):
+        raise TypeError(f"{name} must be float32 or float64, got {dtype!r}")
+    return found
 
 
-def _as_array(name, value):
+def as_dict(name, value, keys=None):
+    """Return `value` if it is a dict, and has exactly these keys if they are given."""
+    if not isinstance(value, dict):
+        raise TypeError(f"{name} must be a dict, got {describe(value)}")
+    if keys is not None:
+        if missing := sorted(set(keys) - set(value)):
+            raise ValueError(f"{name} must hold {', '.join(missing)}, got one without")
+        if unknown := sorted(map(str, set(value) - set(keys))):
+            raise ValueError(f"{name} must hold nothing but {', '.join(keys)}, got also {', '.join(unknown)}")
+    return value
+
+
+def as_array(name, value):
+    """Return `value` as an array of any shape and dtype; nested lists of unequal lengths are none."""
     try:
         return np.asarray(value)
     except (ValueError, TypeError):
@@ -76,7 +91,7 @@ def _as_array(name, value):
 
 def as_floats(name, value, shape, dtype, finite=False):
     """Return `value` as a contiguous, aligned array of exactly this shape and dtype; no cast is made."""
-    array = _as_array(name, value)
+    array = as_array(name, value)
     if array.dtype != dtype:
         raise TypeError(f"{name} must be {dtype} of shape {shape}, got {describe(array)}")
     if array.shape != shape:
@@ -88,7 +103,7 @@ def as_floats(name, value, shape, dtype, finite=False):
 
 def as_inputs(name, value, batch_size, n_in, dtype, many):
     """Return inputs of a step (or, if `many`, of T steps) as floats of `dtype` or as int64 symbols."""
-    array = _as_array(name, value)
+    array = as_array(name, value)
     lead = array.shape[:1] if many else ()
     T = ("T",) if many else ()
     wanted = (
@@ -97,9 +112,7 @@ def as_inputs(name, value, batch_size, n_in, dtype, many):
     if array.dtype.kind in "iu":
         if array.ndim == 0 or array.shape != (*lead, batch_size):
             raise ValueError(f"{name} must be {wanted}, got {describe(array)}")
-        if array.size and (array.min() < 0 or array.max() >= n_in):
-            bad = int(array.min()) if array.min() < 0 else int(array.max())
-            raise ValueError(f"{name} must hold symbols from 0 to {n_in - 1}, got {bad}")
+        array = as_symbols(name, array, array.shape, n_in)
         return np.require(array, dtype=np.longlong, requirements=["C", "A"])
     if array.dtype != dtype:
         raise TypeError(f"{name} must be {wanted}, got {describe(array)}")
@@ -110,12 +123,25 @@ def as_inputs(name, value, batch_size, n_in, dtype, many):
 
 def as_mask(name, value, shape):
     """Return a contiguous array of bools of this shape."""
-    array = _as_array(name, value)
+    array = as_array(name, value)
     if array.dtype != np.bool_:
         raise TypeError(f"{name} must be bool of shape {shape}, got {describe(array)}")
     if array.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
     return np.ascontiguousarray(array)
+
+
+def as_symbols(name, value, shape, n_symbols):
+    """Return `value` as integers from 0 to n_symbols - 1 of this shape."""
+    array = as_array(name, value)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name} must be integers of shape {shape}, got {describe(array)}")
+    if array.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
+    if array.size and (array.min() < 0 or array.max() >= n_symbols):
+        bad = int(array.min()) if array.min() < 0 else int(array.max())
+        raise ValueError(f"{name} must hold symbols from 0 to {n_symbols - 1}, got {bad}")
+    return array
 
 
 def raise_not_finite(name, array):

@@ -52,15 +52,19 @@ class Cell(CellKernel):
     def __init__(self, n_in, n_hidden, dtype=np.float32, rng=None, init="uniform", scale=0.01):
         n_in = _validation.as_int("n_in", n_in, 1)
         n_hidden = _validation.as_int("n_hidden", n_hidden, 1)
-        dtype = _validation.as_dtype(dtype)
+        dtype = _validation.as_dtype("dtype", dtype)
         _validation.as_choice("init", init, ("uniform", "normal", "zeros"))
         scale = _validation.as_real("scale", scale, least=0)
+        rows, widest = self.n_gates * n_hidden, max(n_in + n_hidden + self.n_terms, self.n_state_blocks * n_hidden)
+        if rows * widest >= 2**31:  # BLAS counts the columns of a lane's factors in C ints
+            raise ValueError(f"n_hidden and n_in must keep P m and S P below 2^31, got P = {rows}, {widest} columns")
+        generator = as_generator(rng)
         super().__init__(n_in, n_hidden, dtype, self.n_gates, self.n_state_blocks, self.n_terms, self._kernel)
         if init == "uniform":
             bound = 1 / np.sqrt(n_hidden)
-            self.theta[...] = as_generator(rng).uniform(-bound, bound, self.theta.shape)
+            self.theta[...] = generator.uniform(-bound, bound, self.theta.shape)
         elif init == "normal":
-            self.theta[...] = as_generator(rng).normal(0, scale, self.theta.shape)
+            self.theta[...] = generator.normal(0, scale, self.theta.shape)
 
     @property
     def theta(self):

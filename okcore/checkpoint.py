@@ -1,9 +1,9 @@
 """Checkpoints: one .npz, no pickle, never half written, the one before kept."""
 
+import io
 import os
 import tempfile
 import warnings
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +41,8 @@ def write(path, groups, keep=False):
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem + ".", suffix=".partial")
     try:
         with os.fdopen(handle, "wb") as file:
-            np.savez(file, allow_pickle=False, **{"okcore/format": FORMAT}, **flatten(groups))
+            flat = flatten(groups)
+            np.savez(file, allow_pickle=False, **{"okcore/format": FORMAT, "okcore/entries": len(flat)}, **flat)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
@@ -66,26 +67,36 @@ def _umask():
 
 def read(path):
     """Return the groups in `path`; a file that is damaged or foreign raises ValueError."""
+    if Path(path).is_dir():
+        raise IsADirectoryError(f"checkpoint must be a file, got the folder {str(path)!r}")
+    data = Path(path).read_bytes()
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:
             flat = {name: file[name] for name in file.files}
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+    except Exception as error:  # zipfile, zlib and NumPy have many ways to say that bytes make no sense
         raise ValueError(f"checkpoint {str(path)!r} is damaged or is none: {error}") from None
     groups = unflatten({name: value.item() if value.ndim == 0 else value for name, value in flat.items()})
-    found = groups.pop("okcore", {}).get("format")
-    if found != FORMAT:
-        raise ValueError(f"checkpoint {str(path)!r} must be of okcore's format {FORMAT}, got {found}")
+    own = groups.pop("okcore", {})
+    if own.get("format") != FORMAT:
+        raise ValueError(f"checkpoint {str(path)!r} must be of okcore's format {FORMAT}, got {own.get('format')}")
+    if own.get("entries") != len(flat) - 2:
+        raise ValueError(f"checkpoint {str(path)!r} is damaged: {own.get('entries')} entries must be there")
     return groups
 
 
 def read_newest(path):
-    """Return `read(path)`, or with a warning the checkpoint before it if the newest is damaged or missing."""
+    """Return `read(path)`, or with a warning the checkpoint before it if the newest is damaged or missing.
+
+    A damaged file is put aside as ``<name>.damaged.npz``, so that it cannot take the place of the sound one.
+    """
+    path = Path(path)
     try:
         return read(path)
     except (ValueError, FileNotFoundError) as error:
         if not previous(path).exists():
             raise
+        groups = read(previous(path))
         warnings.warn(f"{error}; going on from the checkpoint before it", stacklevel=2)
-        return read(previous(path))
+        if path.exists():
+            os.replace(path, path.with_name(path.stem + ".damaged" + path.suffix))
+        return groups

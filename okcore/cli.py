@@ -13,7 +13,7 @@ from okcore.optimizers import OPTIMIZERS
 DESCRIPTION = """\
 Train recurrent networks online with untruncated gradients, on a CPU.
 
-Start here:
+examples:
   okcore train copy                  a small network learns to repeat bit strings (a minute or two)
   okcore train text python-docs      a character model of Python's own documentation
   okcore train text my.txt           ... of your own text
@@ -48,6 +48,22 @@ examples:
   okcore train text python-docs
   okcore train text shakespeare.txt --hidden 128 --rank 8 --steps 20000
   okcore train text train.txt --valid valid.txt --preset paper
+"""
+
+TRAIN_EXAMPLES = """\
+Start a run: on the Copy task or on a text.
+
+examples:
+  okcore train copy                  about a minute; "okcore train copy --help" lists all options
+  okcore train text python-docs
+"""
+
+RESUME_EXAMPLES = """\
+Go on with a run from its last checkpoint, bitwise as if it had never been interrupted.
+
+examples:
+  okcore resume runs/copy-001
+  okcore resume runs/copy-001 --steps 200000     a finished run, further
 """
 
 # The defaults are a small run; the presets are those of the OK paper's experiments.
@@ -135,7 +151,8 @@ def make_parser():
     parser.add_argument("--version", action="version", version=f"okcore {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    train = commands.add_parser("train", help="start a run", description="Start a run: on the Copy task or on a text.")
+    train = commands.add_parser("train", help="start a run", description=TRAIN_EXAMPLES,
+                               formatter_class=raw)
     task = train.add_subparsers(dest="task", required=True, metavar="TASK")
     copy = task.add_parser(
         "copy", help="repeat bit strings, longer and longer", formatter_class=raw,
@@ -152,13 +169,16 @@ def make_parser():
 
     resume = commands.add_parser(
         "resume", help="go on with a run", formatter_class=raw,
-        description="Go on with a run from its last checkpoint, bitwise as if it had never been interrupted.",
+        description=RESUME_EXAMPLES,
     )
     resume.add_argument("folder", metavar="DIR", type=Path, help="the run's folder")
     resume.add_argument("--steps", type=checked(int, 1), metavar="T", help="train up to this step instead")
     resume.add_argument("--threads", type=checked(int, 1), metavar="N", help="spread lanes over so many threads")
 
-    commands.add_parser("config", help="show versions, BLAS, threads and build flags")
+    commands.add_parser(
+        "config", help="show versions, BLAS, threads and build flags", formatter_class=raw,
+        description="Show versions, BLAS, threads and build flags.\n\nexamples:\n  okcore config",
+    )
     return parser
 
 

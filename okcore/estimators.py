@@ -42,6 +42,8 @@ class Estimator(Engine):
     def __init__(self, cell, carry, block, rng=None, n_threads=1, update_every=1):
         _validation.as_instance("cell", cell, Cell)
         _validation.as_instance("carry", carry, Carry)
+        if carry.cell is not cell:
+            raise ValueError(f"carry must be made for this cell, got one for {carry.cell!r}")
         block = _validation.as_int("block", block, 1)
         n_threads = _validation.as_int("n_threads", n_threads, 1)
         self.update_every = _validation.as_int("update_every", update_every, 1)
@@ -77,7 +79,7 @@ class Estimator(Engine):
         tape = self.buffers
         J = np.empty((B, S, P, m), self.cell.dtype)
         for lane in range(B):
-            J[lane] = self.carry.dense(lane) if self.open_steps else 0
+            J[lane] = self.carry.dense(lane)
             for tau in range(self.open_steps):
                 if tape["cut"][tau, lane]:
                     J[lane] = 0
@@ -151,22 +153,19 @@ class Estimator(Engine):
         ValueError, TypeError
             Naming the entry, what was expected and what came.
         """
-        if not isinstance(state, dict):
-            raise TypeError(f"state must be a dict, got {_validation.describe(state)}")
         template = self.state_dict()
-        if missing := sorted(set(template) - set(state)):
-            raise ValueError(f"state lacks {', '.join(missing)}")
-        if unknown := sorted(set(state) - set(template)):
-            raise ValueError(f"state holds unknown entries {', '.join(map(str, unknown))}")
+        _validation.as_dict("state", state)
         for name, expected in self._identity().items():
-            if state[name] != expected:
-                raise ValueError(f"state is of another estimator: {name} must be {expected!r}, got {state[name]!r}")
+            got = state.get(name)
+            if np.ndim(got) != 0 or got != expected:
+                raise ValueError(f"state is of another estimator: {name} must be {expected!r}, got {got!r}")
+        _validation.as_dict("state", state, template)
         j = _validation.as_int("open_steps", state["open_steps"], 0)
         if j > self.block:
             raise ValueError(f"open_steps must be at most {self.block}, got {j}")
         snapshots = len(state["w"]) if np.ndim(state["w"]) == 3 else 0
-        if snapshots > self.block or (j and self.buffers["w"].size and not 0 < snapshots <= j):
-            raise ValueError(f"w must hold 1 to {j} snapshots, got {snapshots}")
+        if snapshots > j or (j and self.buffers["w"].size and snapshots == 0):
+            raise ValueError(f"w must hold from 1 to {j} snapshots, got {snapshots}")
         lengths = {"u_hat": j, "d": j, "c": j, "w_slot": j, "credit": j, "cut": j + 1, "w": snapshots}
         arrays = {}
         for name, expected in template.items():
@@ -176,7 +175,10 @@ class Estimator(Engine):
                 arrays[name] = _validation.as_floats(name, state[name], shape, expected.dtype, finite=finite)
         if arrays["w_slot"].size and not (arrays["w_slot"].min() >= 0 and arrays["w_slot"].max() < max(1, snapshots)):
             raise ValueError(f"w_slot must be from 0 to {snapshots - 1}, got {arrays['w_slot']}")
-        steps = _validation.as_int("steps", state["steps"], 0)
+        steps = _validation.as_int("steps", state["steps"], 0, 2**63 - 1)
+        if not isinstance(state["credited"], (bool, np.bool_)):
+            raise TypeError(f"credited must be a bool, got {_validation.describe(state['credited'])}")
+        self.carry.check_arrays({name: arrays[f"carry.{name}"] for name in self.carry.arrays})
 
         for name in ("state", "u_hat", "d", "c", "w", "w_slot", "cut", "credit", "pending"):
             buffer = self.buffers[name]
@@ -234,7 +236,7 @@ class TBPTT(Estimator):
         _validation.as_instance("cell", cell, Cell)
         horizon = _validation.as_int("horizon", horizon, 1)
         carry = NoCarry(cell, _validation.as_int("batch_size", batch_size, 1))
-        super().__init__(cell, carry, horizon, n_threads=n_threads, update_every=update_every)
+        super().__init__(cell, carry, horizon, 0, n_threads, update_every)
 
     @property
     def horizon(self):
@@ -279,7 +281,7 @@ class RTRL(Estimator):
         if isinstance(block, str):
             block = choose_block("rtrl", block, cell, update_every=_validation.as_int("update_every", update_every, 1))
         block = _validation.as_int("block", block, 1)
-        super().__init__(cell, ExactCarry(cell, batch_size), block, n_threads=n_threads, update_every=update_every)
+        super().__init__(cell, ExactCarry(cell, batch_size), block, 0, n_threads, update_every)
 
 
 @_document

@@ -8,17 +8,29 @@ from okcore._random import as_generator
 __all__ = ["contract", "left_multiply", "reduce", "to_dense"]
 
 
-def _terms(u, A):
-    """Return u and A as contiguous arrays of one dtype and one number of terms."""
-    A = np.asarray(A)
-    dtype = _validation.as_dtype(A.dtype)
+def _factors(A):
+    """Return A as a contiguous array (N, S, P) of floats."""
+    A = _validation.as_array("A", A)
+    dtype = _validation.as_dtype("A's dtype", A.dtype)
     if A.ndim != 3 or 0 in A.shape:
         raise ValueError(f"A must have shape (N, S, P), none of them 0, got {A.shape}")
-    u = np.asarray(u)
+    return _validation.as_floats("A", A, A.shape, dtype, finite=True)
+
+
+def _terms(u, A):
+    """Return u and A as contiguous arrays of one dtype and one number of terms."""
+    A = _factors(A)
+    u = _validation.as_array("u", u)
     if u.ndim != 2 or 0 in u.shape:
         raise ValueError(f"u must have shape (N, m), none of them 0, got {u.shape}")
-    u = _validation.as_floats("u", u, (A.shape[0], u.shape[1]), dtype, finite=True)
-    return u, _validation.as_floats("A", A, A.shape, dtype, finite=True)
+    return _validation.as_floats("u", u, (A.shape[0], u.shape[1]), A.dtype, finite=True), A
+
+
+def _finite(name, result):
+    """Return a result that did not overflow."""
+    if not np.isfinite(result).all():
+        raise FloatingPointError(f"{name}: the result is not finite in {result.dtype}")
+    return result
 
 
 def to_dense(u, A):
@@ -43,7 +55,8 @@ def to_dense(u, A):
     (4, 5, 3)
     """
     u, A = _terms(u, A)
-    return np.tensordot(A, u, axes=(0, 0))
+    with np.errstate(over="ignore", invalid="ignore"):
+        return _finite("to_dense", np.tensordot(A, u, axes=(0, 0)))
 
 
 def contract(v, u, A):
@@ -68,7 +81,7 @@ def contract(v, u, A):
     v = _validation.as_floats("v", v, A.shape[1:2], A.dtype, finite=True)
     out = np.empty((A.shape[2], u.shape[1]), A.dtype)
     _kron.contract(v, u, A, out)
-    return out
+    return _finite("contract", out)
 
 
 def left_multiply(H, A):
@@ -87,17 +100,14 @@ def left_multiply(H, A):
     -----
     2 N T S P flops.
     """
-    A = np.asarray(A)
-    if A.ndim != 3 or 0 in A.shape:
-        raise ValueError(f"A must have shape (N, S, P), none of them 0, got {A.shape}")
-    A = _validation.as_floats("A", A, A.shape, _validation.as_dtype(A.dtype), finite=True)
-    H = np.asarray(H)
+    A = _factors(A)
+    H = _validation.as_array("H", H)
     if H.ndim != 2 or 0 in H.shape:
         raise ValueError(f"H must have shape (T, {A.shape[1]}), got {H.shape}")
     H = _validation.as_floats("H", H, (H.shape[0], A.shape[1]), A.dtype, finite=True)
     out = np.empty((A.shape[0], H.shape[0], A.shape[2]), A.dtype)
     _kron.left_multiply(H, A, out)
-    return out
+    return _finite("left_multiply", out)
 
 
 def reduce(u, A, rank, rng=None, mixing="signs", signs=None, start=None):
@@ -160,7 +170,7 @@ def reduce(u, A, rank, rng=None, mixing="signs", signs=None, start=None):
             raise ValueError('start belongs to mixing="sampling"')
         if signs is None:
             signs = np.where(as_generator(rng).random(N) < 0.5, -1.0, 1.0)
-        signs = np.asarray(signs)
+        signs = _validation.as_array("signs", signs)
         if signs.shape != (N,) or signs.dtype.kind not in "if" or not (np.abs(signs) == 1).all():
             raise ValueError(f"signs must be {N} values of +1 or -1, got {_validation.describe(signs)}")
         signs = np.ascontiguousarray(signs, dtype=np.float64)

@@ -24,8 +24,17 @@ class Optimizer:
         name : str
             Whose slots to use.
         parameter, gradient : ndarray
-            Of one shape and dtype.
+            Of one shape and dtype, float32 or float64.
         """
+        for argument, array in (("parameter", parameter), ("gradient", gradient)):
+            if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
+                raise TypeError(f"{argument} must be an array of floats, got {_validation.describe(array)}")
+        if gradient.dtype != parameter.dtype:
+            raise TypeError(f"gradient must be {parameter.dtype}, got {gradient.dtype}")
+        if gradient.shape != parameter.shape:
+            raise ValueError(f"gradient must have shape {parameter.shape}, got {gradient.shape}")
+        if not np.isfinite(gradient).all():
+            _validation.raise_not_finite("gradient", gradient)
         if name not in self._slots:
             self._slots[name] = {slot: np.zeros_like(parameter) for slot in self.slots}
             self._counts[name] = 0
@@ -44,8 +53,8 @@ class Optimizer:
 
     def load_state_dict(self, state, parameters):
         """Restore what `state_dict` returned, for parameters given by name."""
-        if state.get("kind") != type(self).__name__:
-            raise ValueError(f"optimizer must be {type(self).__name__}, got {state.get('kind')!r}")
+        if _validation.as_dict("state", state).get("kind") != type(self).__name__:
+            raise ValueError(f"state is of another optimizer: optimizer must be {type(self).__name__}, got {state.get('kind')!r}")
         slots, counts = {}, {}
         for name, parameter in parameters.items():
             if f"{name}.count" not in state:
@@ -93,15 +102,15 @@ class Adam(Optimizer):
         self.eps = _validation.as_real("eps", eps, above=0)
 
     def _move(self, parameter, gradient, count, scratch, step, mean, square):
-        # mean <- mean + (1 - beta1) (g - mean), square <- square + (1 - beta2) (g^2 - square)
+        # mean <- beta1 mean + (1 - beta1) g, square <- beta2 square + (1 - beta2) g^2
         # parameter -= lr / (1 - beta1^t) mean / (sqrt(square / (1 - beta2^t)) + eps)
         real = parameter.dtype.type
-        np.subtract(gradient, mean, out=scratch)
-        scratch *= real(1 - self.beta1)
+        np.multiply(gradient, real(1 - self.beta1), out=scratch)
+        mean *= real(self.beta1)
         mean += scratch
-        np.square(gradient, out=scratch)
-        scratch -= square
+        np.multiply(gradient, gradient, out=scratch)
         scratch *= real(1 - self.beta2)
+        square *= real(self.beta2)
         square += scratch
         np.multiply(square, real(1 / (1 - self.beta2**count)), out=scratch)
         np.sqrt(scratch, out=scratch)

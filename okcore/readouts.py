@@ -30,21 +30,23 @@ class Readout:
     def __init__(self, n_hidden, n_out, dtype=np.float32, rng=None, init="uniform", scale=0.01):
         self.n_hidden = _validation.as_int("n_hidden", n_hidden, 1)
         self.n_out = _validation.as_int("n_out", n_out, 1)
-        self.dtype = _validation.as_dtype(dtype)
+        self.dtype = _validation.as_dtype("dtype", dtype)
         _validation.as_choice("init", init, ("uniform", "normal", "zeros"))
         scale = _validation.as_real("scale", scale, least=0)
         shape = (self.n_out, self.n_hidden + 1)
-        bound = 1 / math.sqrt(self.n_hidden)
+        bound, generator = 1 / math.sqrt(self.n_hidden), as_generator(rng)
         if init == "uniform":
-            values = as_generator(rng).uniform(-bound, bound, shape)
+            values = generator.uniform(-bound, bound, shape)
         elif init == "normal":
-            values = as_generator(rng).normal(0, scale, shape)
+            values = generator.normal(0, scale, shape)
         else:
             values = np.zeros(shape)
         self.weights = values.astype(self.dtype)
 
     def outputs(self, h):
         """Return the affine outputs of hidden states (..., n_hidden), shape (..., n_out)."""
+        h = _validation.as_array("h", h)
+        h = _validation.as_floats("h", h, (*h.shape[:-1], self.n_hidden), self.dtype, finite=True)
         return h @ self.weights[:, :-1].T + self.weights[:, -1]
 
     def _backward(self, h, credit):
@@ -62,39 +64,31 @@ class SoftmaxReadout(Readout):
 
     def predict(self, h):
         """Return the probabilities of the symbols, (..., n_out)."""
+        return np.exp(self._log_probabilities(h))
+
+    def _log_probabilities(self, h):
         logits = self.outputs(h)
         logits -= logits.max(axis=-1, keepdims=True)
-        np.exp(logits, out=logits)
-        logits /= logits.sum(axis=-1, keepdims=True)
+        logits -= np.log(np.exp(logits).sum(axis=-1, keepdims=True))
         return logits
 
     def bits(self, h, y):
         """Return the cross-entropy in bits of each target, for h (..., n_hidden) and symbols y (...)."""
-        logits = self.outputs(h)
-        logits -= logits.max(axis=-1, keepdims=True)
-        picked = np.take_along_axis(logits, np.asarray(y)[..., None], axis=-1)[..., 0]
-        return (np.log(np.exp(logits).sum(axis=-1)) - picked) / math.log(2)
+        log_p = self._log_probabilities(h)
+        y = _validation.as_symbols("y", y, log_p.shape[:-1], self.n_out)
+        return np.take_along_axis(log_p, y[..., None], axis=-1)[..., 0] / -math.log(2)
 
     def check_targets(self, y, batch_size):
         """Return y as an array of B symbols."""
-        y = np.asarray(y)
-        if y.dtype.kind not in "iu":
-            raise TypeError(f"y must be integers of shape ({batch_size},), got {_validation.describe(y)}")
-        if y.shape != (batch_size,):
-            raise ValueError(f"y must have shape ({batch_size},), got {y.shape}")
-        if y.min() < 0 or y.max() >= self.n_out:
-            bad = y.min() if y.min() < 0 else y.max()
-            raise ValueError(f"y must hold symbols from 0 to {self.n_out - 1}, got {bad}")
-        return y
+        return _validation.as_symbols("y", y, (batch_size,), self.n_out)
 
     def loss(self, h, y):
         """Return (loss in bits, dloss/dh, dloss/dweights); the loss is the mean over lanes, derivatives in nats."""
-        B = len(h)
-        credit = self.predict(h)
-        lanes = np.arange(B)
-        picked = credit[lanes, y]
-        with np.errstate(divide="ignore"):
-            loss = -np.log2(picked, dtype=np.float64).mean()
+        log_p = self._log_probabilities(h)
+        B = len(log_p)
+        y, lanes = self.check_targets(y, B), np.arange(B)
+        loss = -float(log_p[lanes, y].sum(dtype=np.float64)) / B / math.log(2)
+        credit = np.exp(log_p, out=log_p)
         credit[lanes, y] -= 1
         credit *= self.dtype.type(1 / B)
         return loss, *self._backward(h, credit)
@@ -115,8 +109,9 @@ class LinearReadout(Readout):
 
     def loss(self, h, y):
         """Return (loss in bits, dloss/dh, dloss/dweights); the loss is the mean over lanes, derivatives in nats."""
-        B = len(h)
-        error = self.outputs(h) - y
+        error = self.outputs(h)
+        B = len(error)
+        error -= self.check_targets(y, B)
         loss = 0.5 * float(np.square(error, dtype=np.float64).sum()) / B / math.log(2)
         error *= self.dtype.type(1 / B)
         return loss, *self._backward(h, error)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from okcore import _config, checkpoint, tasks
+from okcore import _config, _validation, checkpoint, tasks
 from okcore.cells import CELLS
 from okcore.estimators import ESTIMATORS
 from okcore.optimizers import OPTIMIZERS
@@ -119,17 +119,19 @@ class Run:
         """Go on with the run in `folder`, from its newest sound checkpoint; `steps` moves its end."""
         folder = Path(folder)
         try:
-            description = json.loads((folder / "run.json").read_text())
-            options = description["options"]
-        except FileNotFoundError:
-            raise FileNotFoundError(f"DIR must hold a run, got {str(folder)!r} without a run.json") from None
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f"{folder / 'run.json'} is damaged: {error}") from None
+            options = json.loads((folder / "run.json").read_text())["options"]
+            run = cls(folder, options)
+        except FileNotFoundError as error:
+            if (folder / "run.json").exists():  # it is the text that is gone
+                raise
+            raise FileNotFoundError(f"DIR must hold a run, got {str(folder)!r} without a run.json") from error
+        except (LookupError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{folder / 'run.json'} is damaged: {type(error).__name__} {error}") from None
         if steps is not None:
             options["steps"] = steps
         if threads is not None:
             options["threads"] = threads
-        run = cls(folder, options)
+            run = cls(folder, options)
         if (folder / "checkpoint.npz").exists() or checkpoint.previous(folder / "checkpoint.npz").exists():
             run._restore(checkpoint.read_newest(folder / "checkpoint.npz"))
         run._cut_metrics()
@@ -144,9 +146,9 @@ class Run:
         partial.replace(self.folder / "run.json")
 
     def _restore(self, groups):
-        own = groups.pop("run", {})
+        own = _validation.as_dict("checkpoint's group run", groups.get("run"), ("time", "loss_sum", "loss_count"))
         self.trainer.load_state_dict(groups)
-        self.task.load_state_dict(groups.get("task", {}))
+        self.task.load_state_dict(groups.get("task"))
         self.time, self.loss_sum, self.loss_count = own["time"], own["loss_sum"], own["loss_count"]
 
     def _cut_metrics(self):
@@ -197,7 +199,8 @@ class Run:
                 self.trainer.fit(self.task, max(0, total - first), progress=False, callback=after_step)
             except FloatingPointError:
                 bar.close()
-                print(f"The run broke off; its last checkpoint is in {self.folder}", file=sys.stderr)
+                if (self.folder / "checkpoint.npz").exists():
+                    print(f"The run broke off; its last checkpoint is in {self.folder}", file=sys.stderr)
                 raise
             self.save()
         return stopped[0] if stopped and self.trainer.steps < total else None

@@ -102,7 +102,7 @@ class OnlineTrainer:
     def _update(self, readout_gradient):
         if self.clip is not None:
             flat = self._gradient.ravel()
-            norm = math.sqrt(np.dot(flat, flat)) if flat.dtype == np.float64 else float(np.linalg.norm(flat))
+            norm = math.sqrt(np.einsum("i,i->", flat, flat, dtype=np.float64))  # float32's overflows at 1e19
             if norm > self.clip:
                 self._gradient *= self.cell.dtype.type(self.clip / norm)
         self.optimizer.update("theta", self.cell.theta, self._gradient)
@@ -135,6 +135,8 @@ class OnlineTrainer:
         BLAS is held to one thread meanwhile: lanes are what is spread over threads (the estimator's n_threads).
         """
         steps = _validation.as_int("steps", steps, 0)
+        if not (hasattr(task, "__next__") and hasattr(task, "observe")):
+            raise TypeError(f"task must be an iterator with a method observe, got {_validation.describe(task)}")
         losses = np.empty(steps)
         taken = 0
         show = sys.stderr.isatty() if progress is None else progress
@@ -159,6 +161,11 @@ class OnlineTrainer:
         chunk : int
             Steps between two calls of the readout.
         """
+        symbols = _validation.as_array("symbols", symbols)
+        if symbols.ndim != 1 or len(symbols) < 2:
+            raise ValueError(f"symbols must have shape (T,) with T at least 2, got {symbols.shape}")
+        symbols = _validation.as_symbols("symbols", symbols, symbols.shape, min(self.cell.n_in, self.readout.n_out))
+        chunk = _validation.as_int("chunk", chunk, 1)
         reader = TBPTT(self.cell, horizon=1)
         total = 0.0
         for start in range(0, len(symbols) - 1, chunk):
@@ -183,9 +190,10 @@ class OnlineTrainer:
 
     def load_state_dict(self, state):
         """Restore what `state_dict` returned."""
+        _validation.as_dict("state", state)
         if missing := sorted({"trainer", "optimizer", "estimator"} - set(state)):
             raise ValueError(f"state must be of an OnlineTrainer, got one without {', '.join(missing)}")
-        own = state["trainer"]
+        own = _validation.as_dict("trainer", state["trainer"])
         if own.get("readout") != type(self.readout).__name__:
             raise ValueError(f"readout must be {type(self.readout).__name__}, got {own.get('readout')}")
         arrays = {"theta": self.cell.theta, "weights": self.readout.weights, "readout_gradient": self._readout_gradient}
@@ -194,7 +202,7 @@ class OnlineTrainer:
             for name, array in arrays.items()
         }
         parameters = {"theta": self.cell.theta, "readout": self.readout.weights}
-        steps = _validation.as_int("steps", own.get("steps"), 0)
+        steps = _validation.as_int("steps", own.get("steps"), 0, 2**63 - 1)
         before = self.estimator.state_dict()
         self.estimator.load_state_dict(state["estimator"])
         try:

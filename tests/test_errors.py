@@ -729,10 +729,11 @@ def test_steps_that_fail_leave_the_gradient(block):
 
 
 BLOCKS = [
-    ("RTRL", {"block": 1}), ("RTRL", {"block": 3}), ("UORO", {}),
-    ("KFRTRL", {"block": 1}), ("KFRTRL", {"copies": 3, "block": 3}),
-    ("OK", {"rank": 2, "block": 1}), ("OK", {"rank": 2, "block": 3}), ("OK", {"rank": 20, "block": 3}),
-    ("OK", {"rank": 2, "block": 3, "mixing": "sampling"}),
+    ("RTRL", {"block": 1}), ("RTRL", {"block": 3}), ("UORO", {"rng": 0}),
+    ("KFRTRL", {"block": 1, "rng": 0}), ("KFRTRL", {"copies": 3, "block": 3, "rng": 0}),
+    ("OK", {"rank": 2, "block": 1, "rng": 0}), ("OK", {"rank": 2, "block": 3, "rng": 0}),
+    ("OK", {"rank": 20, "block": 3, "rng": 0}),
+    ("OK", {"rank": 2, "block": 3, "mixing": "sampling", "rng": 0}),
 ]
 WINDOWS = [("TBPTT", {"horizon": 3}), ("TBPTT", {"horizon": 5})]
 

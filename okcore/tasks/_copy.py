@@ -53,8 +53,12 @@ class Copy(Task):
             self.length += 1
             self.running_loss = self.RESTART
         T = max(1, int(self._generator.integers(self.length - 4, self.length, endpoint=True)))
-        bits = self._generator.integers(2, size=T)
-        blanks = np.full(T + 1, BLANK)
+        return self._sequence(self._generator.integers(2, size=T))
+
+    @staticmethod
+    def _sequence(bits):
+        """Return (inputs, targets) for a bit string."""
+        blanks = np.full(len(bits) + 1, BLANK)
         return np.concatenate([[START], bits, blanks]), np.concatenate([blanks, [START], bits])
 
     def __next__(self):
@@ -73,7 +77,8 @@ class Copy(Task):
 
     def observe(self, loss_bits):
         """Update the running loss that the curriculum follows."""
-        self.running_loss = self.DECAY * self.running_loss + (1 - self.DECAY) * float(loss_bits)
+        loss_bits = _validation.as_real("loss_bits", loss_bits)
+        self.running_loss = self.DECAY * self.running_loss + (1 - self.DECAY) * loss_bits
 
     def state_dict(self):
         """Return curriculum, random stream and where every lane is in its sequence."""
@@ -93,16 +98,27 @@ class Copy(Task):
 
     def load_state_dict(self, state):
         """Go to a position that `state_dict` returned."""
-        if state.get("kind") != "Copy" or state.get("batch_size") != self.batch_size:
+        _validation.as_dict("state", state, self.state_dict())
+        if (state["kind"], state["batch_size"]) != ("Copy", self.batch_size):
             raise ValueError(
                 f"state must be of a Copy task with {self.batch_size} lanes, "
-                f"got {state.get('kind')} with {state.get('batch_size')}"
+                f"got {state['kind']} with {state['batch_size']}"
             )
-        self.length = int(state["length"])
-        self.running_loss = float(state["running_loss"])
-        set_states([self._generator], state["rng"])
-        self._position[...] = state["position"]
-        ends = np.cumsum(state["lengths"])
-        for lane, (T, end) in enumerate(zip(state["lengths"], ends, strict=True)):
-            bits, blanks = state["bits"][end - T : end], np.full(T + 1, BLANK)
-            self._sequences[lane] = np.concatenate([[START], bits, blanks]), np.concatenate([blanks, [START], bits])
+        length = _validation.as_int("length", state["length"], 1)
+        running_loss = _validation.as_real("running_loss", state["running_loss"])
+        rng = _validation.as_floats("rng", state["rng"], (1, 6), np.dtype(np.uint64))
+        integer = np.dtype(np.int64)
+        lengths = _validation.as_array("lengths", state["lengths"])
+        lanes = self.batch_size if lengths.size else 0  # none before the first step
+        lengths = _validation.as_floats("lengths", lengths, (lanes,), integer)
+        position = _validation.as_floats("position", state["position"], (self.batch_size,), integer)
+        if lanes and (lengths.min() < 1 or position.min() < 0 or (position > 2 * lengths + 2).any()):
+            raise ValueError(f"position must lie in sequences of lengths {lengths}, got {position}")
+        bits = _validation.as_symbols("bits", state["bits"], (int(lengths.sum()),), 2)
+
+        self.length, self.running_loss = length, running_loss
+        set_states([self._generator], rng)
+        self._position[...] = position
+        self._sequences = [None] * self.batch_size
+        if lanes:
+            self._sequences = [self._sequence(part) for part in np.split(bits, np.cumsum(lengths)[:-1])]

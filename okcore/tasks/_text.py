@@ -21,6 +21,8 @@ def read_text(source, name):
         data = bytes(source)
         where = "bytes"
     else:
+        if not isinstance(source, (str, Path)):
+            raise TypeError(f"{name} must be a path or bytes, got {_validation.describe(source)}")
         path = Path(source)
         if not path.is_file():
             raise FileNotFoundError(f"{name} must be a text file, got {str(path)!r}, which is not there or no file")
@@ -90,8 +92,13 @@ class Text(Task):
 
     def load_state_dict(self, state):
         """Go to a position that `state_dict` returned."""
-        mine = {"kind": "Text", "batch_size": self.batch_size, "bytes": len(self.train)}
-        theirs = {name: state.get(name) for name in mine}
-        if theirs != mine:
-            raise ValueError(f"state must be of the same text and lanes {mine}, got {theirs}")
-        self._position = np.array(state["position"], np.int64)
+        mine = self.state_dict()
+        _validation.as_dict("state", state, mine)
+        if any(state[name] != mine[name] for name in ("kind", "batch_size", "bytes")):
+            raise ValueError(
+                f"state must be of a Text with {self.batch_size} lanes and {len(self.train)} bytes, "
+                f"got {state['kind']} with {state['batch_size']} lanes and {state['bytes']} bytes"
+            )
+        self._position = _validation.as_symbols(
+            "position", state["position"], (self.batch_size,), len(self.train)
+        ).astype(np.int64)

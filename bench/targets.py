@@ -1,0 +1,185 @@
+"""Print every target of speed as a ratio measured now: python bench/targets.py [ROW ...].
+
+A floor is the step's large matrix products alone, through the same BLAS, on the same shapes, data warm.  All jobs run
+with BLAS on one thread.
+"""
+
+import sys
+
+import numpy as np
+from scipy.linalg import blas
+from threadpoolctl import threadpool_limits
+
+import okcore
+from measure import copy_bandwidth, paired, seconds
+
+
+def products(shapes):
+    """Return a job that does the float32 products (m, k)(k, n) of `shapes`, each `count` times, on warm data."""
+    rng = np.random.default_rng(0)
+    calls = []
+    for m, k, n, count in shapes:
+        left = np.asfortranarray(rng.normal(size=(n, k)).astype(np.float32))  # column-major C^T = B^T A^T
+        right = np.asfortranarray(rng.normal(size=(k, m)).astype(np.float32))
+        out = np.zeros((n, m), np.float32, order="F")
+        calls.append((left, right, out, count))
+
+    def job():
+        for left, right, out, count in calls:
+            for _ in range(count):
+                blas.sgemm(1.0, left, right, c=out, overwrite_c=1)
+
+    return job
+
+
+class Stepper:
+    """One call is one step and one gradient, with or without an update of theta."""
+
+    def __init__(self, cell, estimator, update=False, gradient=True):
+        rng = np.random.default_rng(1)
+        B, n = estimator.batch_size, cell.n_hidden
+        self.estimator, self.cell, self.update, self.wants_gradient = estimator, cell, update, gradient
+        self.x = rng.normal(size=(B, cell.n_in)).astype(cell.dtype)
+        self.dh = rng.normal(size=(B, n)).astype(cell.dtype)
+        self.h, self.g = np.empty((B, n), cell.dtype), np.empty_like(cell.theta)
+        self.scratch = np.empty_like(cell.theta)
+
+    def __call__(self):
+        self.estimator.step(self.x, out=self.h)
+        if self.wants_gradient:
+            self.estimator.gradient(self.dh, out=self.g)
+        if self.update:
+            np.multiply(self.g, self.cell.dtype.type(1e-6), out=self.scratch)
+            self.cell.theta -= self.scratch
+
+    def block(self):
+        """Take one block of steps."""
+        for _ in range(self.estimator.block):
+            self()
+
+    def block_flushed(self):
+        """Take one block of steps, with one gradient for all of them."""
+        for _ in range(self.estimator.block):
+            self.estimator.step(self.x, out=self.h)
+            self.estimator.accumulate(self.dh)
+        self.estimator.flush(out=self.g)
+
+
+def warm(stepper, blocks=3):
+    """Fill the carry."""
+    for _ in range(blocks):
+        stepper.block()
+    return stepper
+
+
+def row_1():
+    """OK block 1, RNN, B = 1, against its r products."""
+    for n, target in ((128, 1.4), (256, 1.25), (512, 1.15)):
+        for rank in (8, 16):
+            cell = okcore.RNN(16, n, rng=0)
+            job = warm(Stepper(cell, okcore.OK(cell, rank, 1, rng=0)), 2 * rank + 2)
+            ratio, a, b = paired(job, products([(n, n, n, rank)]))
+            yield f"OK({rank}) block 1, n = {n}", ratio, target, "x floor, at most", f"{a * 1e6:.0f} us / {b * 1e6:.0f} us"
+
+
+def copy_setup(block, **options):
+    cell = okcore.RHN(4, 128, rng=0)
+    return Stepper(cell, okcore.OK(cell, 16, block, batch_size=16, rng=0, **options), update=True)
+
+
+def row_2():
+    """OK block 16 against block 1 at the size of the Copy experiment."""
+    slow, fast = warm(copy_setup(1), 20), warm(copy_setup(16))
+    ratio, a, b = paired(lambda: [slow() for _ in range(4)], fast.block, rounds=7)
+    yield "OK(16) block 1 / block 16, RHN n = 128, B = 16", ratio * 4, 4, "x faster, at least", f"{a / 4e-3:.2f} / {b / 16e-3:.2f} ms"
+
+
+def row_3():
+    """Blocked RTRL against the textbook's."""
+    cell = okcore.RNN(16, 128, rng=0)
+    one = warm(Stepper(cell, okcore.RTRL(cell, 1)))
+    S, P, m = 128, 128, 145
+    yield "RTRL block 1 / its product", paired(one, products([(S, S, P * m, 1)]), 7)[0], 1.2, "x floor, at most", ""
+    many = warm(Stepper(cell, okcore.RTRL(cell)))
+    K = many.estimator.block
+    yield f"RTRL block 1 / block {K}, gradient each step", paired(one, many.block, 7)[0] * K, 12, "x faster, at least", ""
+    lazy = Stepper(cell, okcore.RTRL(cell, update_every=10**6))
+    K = lazy.estimator.block
+    lazy.block_flushed()
+    yield f"RTRL block 1 / block {K}, flushed", paired(one, lazy.block_flushed, 7)[0] * K, 35, "x faster, at least", ""
+
+
+def row_6():
+    """The Copy experiment's training step against its floor."""
+    B, n, S, P, r, K = 16, 128, 128, 256, 16, 16
+    N = r + K
+    task = okcore.tasks.Copy(B, rng=0, length=30)
+    cell = okcore.RHN(4, n, rng=0, init="normal")
+    estimator = okcore.OK(cell, r, K, batch_size=B, rng=0, n_threads=2)
+    readout = okcore.SoftmaxReadout(n, 4, rng=0, init="normal")
+    trainer = okcore.OnlineTrainer(cell, estimator, readout, okcore.Adam(1e-5), clip=1.0)
+
+    def block():
+        for _ in range(K):
+            trainer.partial_fit(*next(task))
+
+    for _ in range(6):
+        block()
+    shapes = [(S, S, n, B * (K - 1)), (S, S, P, B * r), (N, S * P, N, B), (r, N, S * P, B)]
+    floor_gemm = products(shapes)
+    read = 4 * B * r * S * P * K / copy_bandwidth() * 2  # a read costs half a copy's traffic; so the copy's rate
+    ratio, a, b = paired(block, floor_gemm, rounds=7)
+    floor = b / 2 + read / 2
+    yield "Copy training step, 2 threads", a / floor, 1.6, "x floor, at most", f"{a / K * 1e3:.2f} / {floor / K * 1e3:.2f} ms"
+
+
+def row_7():
+    """Small sizes against reference.py."""
+    from okcore import reference
+
+    for block in (1, 16):
+        cell = okcore.RNN(4, 32, rng=0)
+        compiled = okcore.OK(cell, 4, block, rng=0)
+        plain = reference.OK(reference.RNN(4, 32, rng=0), 4, block, rng=0)
+        rng = np.random.default_rng(0)
+        xs, dhs = rng.normal(size=(256, 1, 4)).astype("f"), rng.normal(size=(256, 1, 32)).astype("f")
+
+        def slow(plain=plain, xs=xs, dhs=dhs):
+            for x, dh in zip(xs, dhs, strict=True):
+                plain.step(x)
+                plain.gradient(dh)
+
+        def called(compiled=compiled, xs=xs, dhs=dhs):
+            for x, dh in zip(xs, dhs, strict=True):
+                compiled.step(x)
+                compiled.gradient(dh)
+
+        def run(compiled=compiled, xs=xs, dhs=dhs):
+            compiled.run(xs, dhs)
+
+        ratio, a, b = paired(slow, run, 5)
+        yield f"reference / OK(4).run, n = 32, block {block}", ratio, 15, "x faster, at least", f"{a / 256e-6:.0f} / {b / 256e-6:.1f} us"
+        ratio, a, b = paired(slow, called, 5)
+        yield f"reference / step + gradient, n = 32, block {block}", ratio, 5, "x faster, at least", f"{a / 256e-6:.0f} / {b / 256e-6:.1f} us"
+
+
+def row_10():
+    """Two threads against one."""
+    one, two = warm(copy_setup(16)), warm(copy_setup(16, n_threads=2))
+    ratio, a, b = paired(one.block, two.block, 9)
+    yield "1 thread / 2 threads, OK(16), n = 128, B = 16", ratio, 1.7, "x faster, at least", f"{a / 16e-3:.2f} / {b / 16e-3:.2f} ms"
+
+
+ROWS = {"1": row_1, "2": row_2, "3": row_3, "6": row_6, "7": row_7, "10": row_10}
+
+
+def main(names):
+    with threadpool_limits(1, user_api="blas"):
+        for name in names or ROWS:
+            for what, ratio, target, sense, detail in ROWS[name]():
+                good = ratio <= target if "most" in sense else ratio >= target
+                print(f"{name:>3}  {what:<50} {ratio:7.2f}  {sense} {target:<5} {'' if good else 'MISSED'}  {detail}", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
