@@ -102,7 +102,7 @@ extensions = [
         [f"okcore/{name}.pyx"],
         include_dirs=[numpy.get_include()],
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")] + [("OKCORE_DEBUG", "1")] * DEBUG,
-        extra_compile_args=[*flags, "-fno-strict-aliasing", "-Wno-maybe-uninitialized"],
+        extra_compile_args=[*flags, "-fno-strict-aliasing"],
     )
     for name in MODULES
 ]

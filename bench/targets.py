@@ -7,11 +7,11 @@ with BLAS on one thread.
 import sys
 
 import numpy as np
+from measure import copy_bandwidth, paired
 from scipy.linalg import blas
 from threadpoolctl import threadpool_limits
 
 import okcore
-from measure import copy_bandwidth, paired, seconds
 
 
 def products(shapes):

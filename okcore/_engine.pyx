@@ -41,6 +41,19 @@ cdef void *address(array) except NULL:
     return <void *> <size_t> array.ctypes.data
 
 
+cdef inline bint is_long(int type_number) noexcept nogil:
+    # The integers that are read as `long long` without a copy
+    return type_number == cnp.NPY_LONGLONG or (sizeof(long) == sizeof(long long) and type_number == cnp.NPY_LONG)
+
+
+cdef bint in_range(Py_ssize_t size, const long long *symbols, int n_symbols) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(size):
+        if not 0 <= symbols[i] < n_symbols:
+            return False
+    return True
+
+
 cdef class Engine:
     """Steps, credits, blocks and resets for any cell and any carry; `okcore.Estimator` is its public face."""
 
@@ -185,13 +198,13 @@ cdef class Engine:
         cdef const void *floats = NULL
         cdef const long long *symbols = NULL
         cdef unsigned char *mask = NULL
-        inputs = self.inputs(x, "x", 1)
-        if cnp.PyArray_TYPE(inputs) == cnp.NPY_LONGLONG or cnp.PyArray_TYPE(inputs) == cnp.NPY_LONG:
+        inputs = self.inputs(x, "x", True)
+        if is_long(cnp.PyArray_TYPE(inputs)):
             symbols = <const long long *> cnp.PyArray_DATA(inputs)
         else:
             floats = cnp.PyArray_DATA(inputs)
         if reset is not None:
-            reset = _validation.as_mask("reset", reset, (self.batch_size,))
+            reset = self.lanes("reset", reset)
             mask = <unsigned char *> cnp.PyArray_DATA(<cnp.ndarray> reset)
         hidden = self.output(out, self.batch_size, self.n)
         with nogil:
@@ -282,7 +295,7 @@ cdef class Engine:
         gradient : (P, m) array
             Summed over steps and lanes, with the credits that were waiting before.
         """
-        cdef cnp.ndarray inputs = self.inputs(xs, "xs", 0), credits, hidden, gradient
+        cdef cnp.ndarray inputs = self.inputs(xs, "xs", False), credits, hidden, gradient
         cdef Py_ssize_t T = cnp.PyArray_DIM(inputs, 0), t, item = sizeof(float) if self.cell.single else sizeof(double)
         cdef bint by_symbol = cnp.PyArray_NDIM(inputs) == 2
         cdef char *x = <char *> cnp.PyArray_DATA(inputs)
@@ -316,56 +329,70 @@ cdef class Engine:
         """Zero the state and the influence of the lanes in `mask` (all if None); credits given before stay."""
         if mask is None:
             mask = np.ones(self.batch_size, bool)
-        mask = _validation.as_mask("mask", mask, (self.batch_size,))
+        mask = self.lanes("mask", mask)
         self.reset_lanes(<unsigned char *> cnp.PyArray_DATA(<cnp.ndarray> mask))
 
     # ---- arguments: the fast path here, everything else and all errors in _validation ------------------------
 
-    cdef cnp.ndarray inputs(self, x, name, int fixed_length):
-        # (B, n_in) floats or (B,) symbols; (T, ...) of them unless fixed_length
-        cdef int type_number = cnp.NPY_FLOAT if self.cell.single else cnp.NPY_DOUBLE
-        cdef bint finite
+    cdef cnp.ndarray inputs(self, x, name, bint one_step):
+        # (B, n_in) floats or (B,) symbols; with a leading T unless one_step
         cdef cnp.ndarray array
-        if not (
-            fixed_length and cnp.PyArray_CheckExact(x) and cnp.PyArray_NDIM(x) == 2
-            and cnp.PyArray_TYPE(x) == type_number and cnp.PyArray_ISCARRAY_RO(x)
-            and cnp.PyArray_DIM(x, 0) == self.batch_size and cnp.PyArray_DIM(x, 1) == self.v
-        ):
-            x = _validation.as_inputs(name, x, self.batch_size, self.v, self.cell.dtype, not fixed_length)
-        array = x
-        if cnp.PyArray_TYPE(array) == type_number:
-            if self.cell.single:
-                finite = all_finite[float](cnp.PyArray_SIZE(array), <float *> cnp.PyArray_DATA(array))
-            else:
-                finite = all_finite[double](cnp.PyArray_SIZE(array), <double *> cnp.PyArray_DATA(array))
-            if not finite:
-                _validation.raise_not_finite(name, array)
+        cdef bint symbols
+        cdef int axes = 1 if one_step else 2   # of symbols; floats have one more
+        if cnp.PyArray_CheckExact(x) and cnp.PyArray_ISCARRAY_RO(x):
+            array = x
+            symbols = is_long(cnp.PyArray_TYPE(array))
+            if not (
+                cnp.PyArray_NDIM(array) == axes + (not symbols)
+                and cnp.PyArray_DIM(array, axes - 1) == self.batch_size
+                and (symbols or cnp.PyArray_TYPE(array) == self.type_number())
+                and (symbols or cnp.PyArray_DIM(array, axes) == self.v)
+            ):
+                array = _validation.as_inputs(name, x, self.batch_size, self.v, self.cell.dtype, not one_step)
+        else:
+            array = _validation.as_inputs(name, x, self.batch_size, self.v, self.cell.dtype, not one_step)
+        if is_long(cnp.PyArray_TYPE(array)):
+            if not in_range(cnp.PyArray_SIZE(array), <long long *> cnp.PyArray_DATA(array), self.v):
+                _validation.as_symbols(name, array, np.shape(array), self.v)  # says which
+        elif not self.finite(array):
+            _validation.raise_not_finite(name, array)
         return array
+
+    cdef cnp.ndarray lanes(self, name, mask):
+        # (B,) bools
+        if (
+            cnp.PyArray_CheckExact(mask) and cnp.PyArray_ISCARRAY_RO(mask) and cnp.PyArray_NDIM(mask) == 1
+            and cnp.PyArray_TYPE(mask) == cnp.NPY_BOOL and cnp.PyArray_DIM(mask, 0) == self.batch_size
+        ):
+            return mask
+        return _validation.as_mask(name, mask, (self.batch_size,))
+
+    cdef int type_number(self):
+        return cnp.NPY_FLOAT if self.cell.single else cnp.NPY_DOUBLE
+
+    cdef bint finite(self, cnp.ndarray array):
+        if self.cell.single:
+            return all_finite[float](cnp.PyArray_SIZE(array), <float *> cnp.PyArray_DATA(array))
+        return all_finite[double](cnp.PyArray_SIZE(array), <double *> cnp.PyArray_DATA(array))
 
     cdef cnp.ndarray credits(self, dh, name, Py_ssize_t length):
         # (B, n_hidden) if length is -1, else (length, B, n_hidden)
         # (B, n_hidden) floats, (length, B, n_hidden) for run
-        cdef int type_number = cnp.NPY_FLOAT if self.cell.single else cnp.NPY_DOUBLE
-        cdef bint finite
         cdef cnp.ndarray array
         if not (
             length < 0 and cnp.PyArray_CheckExact(dh) and cnp.PyArray_NDIM(dh) == 2
-            and cnp.PyArray_TYPE(dh) == type_number and cnp.PyArray_ISCARRAY_RO(dh)
+            and cnp.PyArray_TYPE(dh) == self.type_number() and cnp.PyArray_ISCARRAY_RO(dh)
             and cnp.PyArray_DIM(dh, 0) == self.batch_size and cnp.PyArray_DIM(dh, 1) == self.n
         ):
             shape = (self.batch_size, self.n)
             dh = _validation.as_floats(name, dh, shape if length < 0 else (length, *shape), self.cell.dtype)
         array = dh
-        if self.cell.single:
-            finite = all_finite[float](cnp.PyArray_SIZE(array), <float *> cnp.PyArray_DATA(array))
-        else:
-            finite = all_finite[double](cnp.PyArray_SIZE(array), <double *> cnp.PyArray_DATA(array))
-        if not finite:
+        if not self.finite(array):
             _validation.raise_not_finite(name, array)
         return array
 
     cdef cnp.ndarray output(self, out, Py_ssize_t rows, Py_ssize_t columns):
-        cdef int type_number = cnp.NPY_FLOAT if self.cell.single else cnp.NPY_DOUBLE
+        cdef int type_number = self.type_number()
         cdef cnp.npy_intp shape[2]
         if out is None:
             shape[0] = rows
@@ -490,7 +517,7 @@ cdef class Engine:
                     self.infos[lane] = absorb(self, lane, 0)
             else:
                 for lane in prange(self.batch_size, num_threads=self.carry.n_threads, schedule="dynamic"):
-                    self.infos[lane] = absorb(self, lane, threadid())
+                    self.infos[lane] = absorb_quietly(self, lane, threadid())
         self.empty_tape()
         for lane in range(self.batch_size):
             if self.infos[lane] != 0:  # only this lane's influence is lost; the others have gone on
@@ -713,6 +740,12 @@ cdef int absorb(Engine e, int lane, int thread) except -1 nogil:
     if e.cell.single:
         return absorb_lane[float](e, lane, thread, NULL)
     return absorb_lane[double](e, lane, thread, NULL)
+
+
+cdef int absorb_quietly(Engine e, int lane, int thread) noexcept nogil:
+    # For threads: only carries that never raise run there, and a call that could would cost each thread a Python
+    # thread state.
+    return absorb(e, lane, thread)
 
 
 cdef extern from *:

@@ -92,7 +92,7 @@ class Job:
             self.masks = [*(rng.random((36, batch_size)) < 0.05), np.ones(batch_size, bool), None]
         self.dh = rng.standard_normal((batch_size, n_hidden)).astype(dtype)
         self.h = np.empty_like(self.dh)
-        self.g = np.empty_like(self.cell.theta)
+        self.g = np.zeros_like(self.cell.theta)
         self.rate = np.asarray(1e-6, dtype)
 
     def steps(self, count, estimator=None):
