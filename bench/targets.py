@@ -128,7 +128,7 @@ def row_6():
     shapes = [(S, S, n, B * (K - 1)), (S, S, P, B * r), (N, S * P, N, B), (r, N, S * P, B)]
     floor_gemm = products(shapes)
     read = 4 * B * r * S * P * K / copy_bandwidth() * 2  # a read costs half a copy's traffic; so the copy's rate
-    ratio, a, b = paired(block, floor_gemm, rounds=7)
+    _, a, b = paired(block, floor_gemm, rounds=7)
     floor = b / 2 + read / 2
     yield "Copy training step, 2 threads", a / floor, 1.6, "x floor, at most", f"{a / K * 1e3:.2f} / {floor / K * 1e3:.2f} ms"
 
