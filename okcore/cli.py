@@ -1,6 +1,7 @@
 """The command line: okcore train, okcore resume, okcore config."""
 
 import argparse
+import shutil
 import sys
 import warnings
 from pathlib import Path
@@ -203,25 +204,35 @@ def resolve(arguments):
     return options
 
 
+def called():
+    """Return how a shell reaches this command line: hints must work when they are copied."""
+    script = Path(sys.argv[0])
+    if script.name != "okcore":
+        return f"{sys.executable} -m okcore"
+    found = shutil.which("okcore")
+    return "okcore" if found and Path(found).resolve() == script.resolve() else str(script)
+
+
 def train(run):
     """Train a run to its end and say what came out; returns the exit status."""
+    okcore = called()
     estimator = run.trainer.estimator
     print(f"{run.trainer.cell.theta.size:,} recurrent parameters, {estimator!r}")
     print(f"Writing to {run.folder}; Ctrl-C saves and stops.", flush=True)
     stopped = run.train()
     if stopped:
         print(f"\nStopped by {stopped} after step {run.trainer.steps:,}; everything is saved.")
-        print(f"  okcore resume {run.folder}")
+        print(f"  {okcore} resume {run.folder}")
         return 0
     print()
     print(run.summary())
     print("Go on with")
-    print(f"  okcore resume {run.folder} --steps {2 * run.options['steps']}")
+    print(f"  {okcore} resume {run.folder} --steps {2 * run.options['steps']}")
     if run.options["task"] == "copy":
-        print("  okcore train copy --preset paper --steps 40000     the paper's network, in some minutes")
-        print("  okcore train text python-docs                      the same on real text")
+        print(f"  {okcore} train copy --preset paper --steps 40000     the paper's network, in some minutes")
+        print(f"  {okcore} train text python-docs                      the same on real text")
     else:
-        print("  okcore train copy                                  a task where long memory matters")
+        print(f"  {okcore} train copy                                  a task where long memory matters")
     return 0
 
 
