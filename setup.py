@@ -20,7 +20,10 @@ from setuptools.command.build_ext import build_ext
 
 HERE = Path(__file__).parent
 DEBUG = os.environ.get("OKCORE_DEBUG", "0") == "1"
-MODULES = ["_blas", "_kernels", "_cells", "_reduction", "_kron", "_carries", "_engine"]
+MODULES = [
+    "_blas", "_kernels", "_cells", "_reduction", "_kron",
+    "_carries", "_exact_carry", "_kronecker_carries", "_rank_one_carry", "_tape", "_engine",
+]  # fmt: skip
 
 
 def write_blas_int():

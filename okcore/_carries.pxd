@@ -13,6 +13,7 @@ cdef class Carry:
     cdef readonly int n_draws        # random numbers per lane and absorb
     cdef bint compiled
     cdef int m, S, P
+    cdef Py_ssize_t item             # bytes of a float
 
     # Size the scratch for blocks of at most n_terms terms; called once, by the engine.
     cdef int prepare(self, int n_terms, int n_threads) except -1

@@ -2,15 +2,13 @@
 
     J_t = Phi_{t0->t} J_{t0} + sum_{tau = t0+1..t} Phi_{tau->t} F_tau
 
-The tape holds the block's steps: augmented inputs u_hat, diagonals d and c, and the W_h each step used.  A
-gradient sweeps its credit back over the tape and hands what is left to the carry; a block that is full is
-absorbed by the carry at the start of the next step.  Nothing here knows which cell or which algorithm it runs.
+A gradient sweeps its credit back over the tape and hands what is left to the carry; a block that is full is absorbed by
+the carry at the start of the next step.  Nothing here knows which cell or which algorithm it runs.
 """
 
 from cpython.pycapsule cimport PyCapsule_GetPointer
-from cython cimport floating
 from cython.parallel cimport prange, threadid
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcpy, memset
 from libc.stdlib cimport free, malloc
 from numpy.random cimport bitgen_t
 
@@ -21,24 +19,13 @@ import numpy as np
 from okcore import _validation
 from okcore._memory import aligned_zeros
 
-from okcore._blas cimport gemm
+from okcore._address cimport address
 from okcore._carries cimport Carry
 from okcore._cells cimport CellKernel
-from okcore._kernels cimport (
-    all_finite,
-    augmented_input,
-    credit_times_immediate,
-    credit_times_jacobian,
-    dense_part,
-    immediate_factor,
-    transition_times_jacobian,
-)
+from okcore._kernels cimport all_finite
+from okcore._tape cimport Tape
 
 cnp.import_array()
-
-
-cdef void *address(array) except NULL:
-    return <void *> <size_t> array.ctypes.data
 
 
 cdef inline bint is_long(int type_number) noexcept nogil:
@@ -58,41 +45,27 @@ cdef class Engine:
     """Steps, credits, blocks and resets for any cell and any carry; `okcore.Estimator` is its public face."""
 
     cdef readonly CellKernel cell
+    cdef readonly Tape tape
     cdef readonly Carry carry
     cdef readonly int batch_size, block, n_threads
     cdef readonly long long steps        # time steps taken since the engine was made
-    cdef readonly int open_steps         # of which so many are on the tape
-    cdef readonly bint credited          # does the tape hold credits that no flush has seen?
     cdef readonly list generators        # one numpy Generator a lane
-    cdef readonly dict buffers           # everything that persists, by name
-    cdef list workspace                  # everything that does not; kept alive here
-    cdef object delta_array
-    cdef bint keeps_w                    # are snapshots of W_h needed at all?
-    cdef int last_slot                   # of the newest snapshot; -1: none
-    cdef int n, v, m, q, k, G, S, P
-
-    # the tape: K steps, and a slot for the step that is being taken, of
-    cdef void *u_hat                     # (K + 1, B, q, m)
-    cdef void *d                         # (K + 1, B, q, k, G, n)
-    cdef void *c                         # (K + 1, B, k, k, n)
-    cdef void *w                         # (K + 1, P, n) ring of snapshots
-    cdef int *w_slot                     # (K + 1,) which snapshot each step used
-    cdef unsigned char *cut              # (K + 1, B) lane was reset just before this step
-    cdef void *credit                    # (K, B, n)
+    cdef readonly dict buffers           # state and pending, by name
+    cdef list workspace                  # what lasts no longer than a call; kept alive here
+    cdef int n, v, m, S, P
+    cdef Py_ssize_t item                 # bytes of a float
     cdef void *state                     # (B, S)
-    cdef void *pending                   # (P, m) gradient of credits of blocks that have closed
-    # scratch
-    cdef void *state_before              # (B, S) the state a step starts from, resets done
+    cdef void *pending                   # (P, m) gradient of credits whose block has closed
     cdef void *state_next                # (B, S)
-    cdef void *pre                       # (B, q, P)
-    cdef void *e                         # (K, B, q, P) credits times D
-    cdef void *delta                     # (B, S)
-    cdef void *spare                     # (B, S)
-    cdef void *phi                       # (threads, 2, S, S)
-    cdef void *dense                     # (threads, S, n)
-    cdef void *columns                   # (threads, kept + K q, m)
-    cdef void *factors                   # (threads, kept + K q, S, P)
-    cdef double *draws                   # (threads, n_draws)
+    cdef void *delta                     # (B, S) the credit at the block's start
+    cdef object delta_array
+    # of each thread, for closing a block
+    cdef void *phi                       # 2 (S, S)
+    cdef void *dense                     # (S, n)
+    cdef void *columns                   # (rows, m)
+    cdef void *factors                   # (rows, S, P)
+    cdef double *draws                   # (n_draws,)
+    cdef int rows                        # the carry's own terms, then the block's
     cdef int *infos                      # (B,) what each lane's absorb returned
     cdef bitgen_t **bit_generators
 
@@ -100,58 +73,35 @@ cdef class Engine:
         self.bit_generators = NULL
 
     def __init__(self, CellKernel cell, Carry carry, int block, list generators, int n_threads):
-        cdef int B = carry.batch_size, K = block, lane, rows
+        cdef int B = carry.batch_size, lane, terms = block * cell.n_terms_
         self.cell, self.carry, self.batch_size, self.block = cell, carry, B, block
+        self.tape = Tape(cell, B, block, block > 1 or carry.needs_terms)
         self.n_threads = n_threads = min(n_threads, B)
         if not carry.compiled:
             n_threads = 1  # a carry written in Python holds the GIL
-        self.generators = generators
         self.n, self.v, self.m = cell.n_hidden, cell.n_in, cell.n_columns
-        self.q, self.k, self.G = cell.n_terms_, cell.n_state_blocks_, cell.n_gates_
         self.S, self.P = cell.state_size, cell.n_rows
-        self.keeps_w = K > 1 or carry.needs_terms
-        self.last_slot = -1
-        carry.generators = generators
-        carry.prepare(K * self.q, n_threads)
+        self.item = cell.dtype.itemsize
+        self.generators = carry.generators = generators
+        carry.prepare(terms, n_threads)
 
         dtype = cell.dtype
-        self.buffers = {
-            "state": aligned_zeros((B, self.S), dtype),
-            "u_hat": aligned_zeros((K + 1, B, self.q, self.m), dtype),
-            "d": aligned_zeros((K + 1, B, self.q, self.k, self.G, self.n), dtype),
-            "c": aligned_zeros((K + 1, B, self.k, self.k, self.n), dtype),
-            "w": aligned_zeros((K + 1 if self.keeps_w else 0, self.P, self.n), dtype),
-            "w_slot": np.zeros(K + 1, np.intc),
-            "cut": np.zeros((K + 1, B), np.uint8),
-            "credit": aligned_zeros((K, B, self.n), dtype),
-            "pending": aligned_zeros((self.P, self.m), dtype),
-        }
+        self.buffers = {"state": aligned_zeros((B, self.S), dtype), "pending": aligned_zeros((self.P, self.m), dtype)}
         self.state = address(self.buffers["state"])
-        self.u_hat = address(self.buffers["u_hat"])
-        self.d = address(self.buffers["d"])
-        self.c = address(self.buffers["c"])
-        self.w = address(self.buffers["w"])
-        self.w_slot = <int *> address(self.buffers["w_slot"])
-        self.cut = <unsigned char *> address(self.buffers["cut"])
-        self.credit = address(self.buffers["credit"])
         self.pending = address(self.buffers["pending"])
-
-        self.workspace = []
-        self.state_before = self.scratch((B, self.S), dtype)
-        self.state_next = self.scratch((B, self.S), dtype)
-        self.pre = self.scratch((B, self.q, self.P), dtype)
-        self.e = self.scratch((K, B, self.q, self.P), dtype)
         self.delta_array = aligned_zeros((B, self.S), dtype)
         self.delta = address(self.delta_array)
-        self.spare = self.scratch((B, self.S), dtype)
+
+        self.workspace = []
+        self.state_next = self.scratch((B, self.S), dtype)
         self.infos = <int *> self.scratch((B,), np.intc)
         self.draws = <double *> self.scratch((n_threads, carry.n_draws), np.float64)
         if carry.needs_terms:
-            rows = carry.kept_rows + K * self.q
+            self.rows = carry.kept_rows + terms
             self.phi = self.scratch((n_threads, 2, self.S, self.S), dtype)
             self.dense = self.scratch((n_threads, self.S, self.n), dtype)
-            self.columns = self.scratch((n_threads, rows, self.m), dtype)
-            self.factors = self.scratch((n_threads, rows, self.S, self.P), dtype)
+            self.columns = self.scratch((n_threads, self.rows, self.m), dtype)
+            self.factors = self.scratch((n_threads, self.rows, self.S, self.P), dtype)
 
         self.bit_generators = <bitgen_t **> malloc(B * sizeof(bitgen_t *))
         if self.bit_generators == NULL:
@@ -236,7 +186,7 @@ cdef class Engine:
         cdef cnp.ndarray credit = self.credits(dh, "dh", -1)
         cdef cnp.ndarray gradient = self.output(out, self.P, self.m)
         with nogil:
-            self.sweep(cnp.PyArray_DATA(credit), False, cnp.PyArray_DATA(gradient), False)
+            self.gradient_into(cnp.PyArray_DATA(credit), cnp.PyArray_DATA(gradient))
         return gradient
 
     def accumulate(self, dh):
@@ -249,7 +199,7 @@ cdef class Engine:
         """
         cdef cnp.ndarray credit = self.credits(dh, "dh", -1)
         with nogil:
-            self.add_credit(cnp.PyArray_DATA(credit))
+            self.accumulate_credit(cnp.PyArray_DATA(credit))
 
     def flush(self, out=None):
         """Return the gradient summed over all credits since the last flush, and forget them.
@@ -296,7 +246,7 @@ cdef class Engine:
             Summed over steps and lanes, with the credits that were waiting before.
         """
         cdef cnp.ndarray inputs = self.inputs(xs, "xs", False), credits, hidden, gradient
-        cdef Py_ssize_t T = cnp.PyArray_DIM(inputs, 0), t, item = sizeof(float) if self.cell.single else sizeof(double)
+        cdef Py_ssize_t T = cnp.PyArray_DIM(inputs, 0), t, item = self.item
         cdef bint by_symbol = cnp.PyArray_NDIM(inputs) == 2
         cdef char *x = <char *> cnp.PyArray_DATA(inputs)
         cdef char *dh = NULL
@@ -321,7 +271,7 @@ cdef class Engine:
                     self.take_step(x + t * self.batch_size * self.v * item, NULL, mask)
                 self.copy_hidden(h + t * self.batch_size * self.n * item)
                 if dh != NULL:
-                    self.add_credit(dh + t * self.batch_size * self.n * item)
+                    self.accumulate_credit(dh + t * self.batch_size * self.n * item)
             self.flush_into(cnp.PyArray_DATA(gradient))
         return hidden, gradient
 
@@ -408,13 +358,10 @@ cdef class Engine:
     # ---- a step ----------------------------------------------------------------------------------------------
 
     cdef int take_step(self, const void *x, const long long *symbols, const unsigned char *reset) except -1 nogil:
-        # The step is computed into the tape's free slot first: if its state is not finite nothing has changed.
-        # Then the resets, a full block's end, and the step itself take effect.
-        cdef int lane, count = 0
-        if self.cell.single:
-            lane = compute_step[float](self, <const float *> x, symbols, reset)
-        else:
-            lane = compute_step[double](self, <const double *> x, symbols, reset)
+        # The step is computed behind the tape first: if its state is not finite nothing has changed.  Then a full
+        # block's end, the resets, and the step itself take effect.
+        cdef int lane, slot = self.tape.open_steps, count = 0
+        lane = self.tape.compute_step(x, symbols, reset, self.state, self.state_next)
         if lane >= 0:
             with gil:
                 raise FloatingPointError(
@@ -423,85 +370,63 @@ cdef class Engine:
         if reset != NULL:
             for lane in range(self.batch_size):
                 count += reset[lane] != 0
-        lane = self.open_steps  # the slot that the step was computed into
-        if count < self.batch_size and self.open_steps == self.block:
+        if count < self.batch_size and self.tape.open_steps == self.block:
             self.close_block()
         if count > 0:
             self.reset_lanes(reset)
-        if lane != self.open_steps:
-            self.move_step(lane, self.open_steps)
-        if self.keeps_w:
-            self.last_slot = self.w_slot[self.open_steps]
-        memcpy(self.state, self.state_next,
-               self.batch_size * self.S * (sizeof(float) if self.cell.single else sizeof(double)))
-        self.open_steps += 1
+        self.tape.commit_step(slot)
+        memcpy(self.state, self.state_next, self.batch_size * self.S * self.item)
         self.steps += 1
         return 0
 
-    cdef void move_step(self, int source, int target) noexcept nogil:
-        cdef Py_ssize_t item = sizeof(float) if self.cell.single else sizeof(double)
-        cdef Py_ssize_t lanes = self.batch_size * item
-        copy_row(self.u_hat, source, target, lanes * self.q * self.m)
-        copy_row(self.d, source, target, lanes * self.q * self.k * self.P)
-        copy_row(self.c, source, target, lanes * self.k * self.S)
-        self.w_slot[target] = self.w_slot[source]
-
     cdef void copy_hidden(self, void *h) noexcept nogil:
-        cdef Py_ssize_t item = sizeof(float) if self.cell.single else sizeof(double)
         cdef int lane
         for lane in range(self.batch_size):
-            memcpy(<char *> h + lane * self.n * item, <char *> self.state + lane * self.S * item, self.n * item)
-
-    cdef int add_credit(self, const void *dh) except -1 nogil:
-        if self.open_steps == 0:  # the newest step is not on the tape, if there is one
-            self.sweep(dh, False, self.pending, True)
-            return 0
-        self.credited = True
-        if self.cell.single:
-            add_credit[float](self, <const float *> dh)
-        else:
-            add_credit[double](self, <const double *> dh)
-        return 0
+            memcpy(<char *> h + lane * self.n * self.item, <char *> self.state + lane * self.S * self.item,
+                   self.n * self.item)
 
     # ---- gradients -------------------------------------------------------------------------------------------
 
-    cdef int sweep(self, const void *dh, bint stored, void *gradient, bint add) except -1 nogil:
-        # gradient <- (gradient if add) + credit . J for dh at the newest step, or for the stored credits
+    cdef int sweep(self, const void *dh, void *gradient) except -1 nogil:
+        # gradient += credit . J for dh at the newest step, or for the tape's credits if dh is NULL
         cdef bint finite
         cdef Py_ssize_t size = <Py_ssize_t> self.P * self.m
-        if not add:
-            memset(gradient, 0, size * (sizeof(float) if self.cell.single else sizeof(double)))
-        if self.cell.single:
-            sweep_tape[float](self, <const float *> dh, stored, <float *> gradient)
-        else:
-            sweep_tape[double](self, <const double *> dh, stored, <double *> gradient)
+        self.tape.sweep(dh, self.delta, gradient, self.carry.needs_terms)
         self.carry.contract_lanes(self.delta, gradient)
         if self.cell.single:
             finite = all_finite[float](size, <float *> gradient)
         else:
             finite = all_finite[double](size, <double *> gradient)
         if not finite:
+            if gradient == self.pending:  # these credits have no gradient, and must not poison the next
+                memset(self.pending, 0, size * self.item)
             with gil:
-                if add:  # these credits have no gradient, and must not poison the next
-                    self.buffers["credit"][...] = 0
-                    self.buffers["pending"][...] = 0
                 self.raise_overflow(self.overflowing_lane())
         return 0
 
-    cdef int flush_into(self, void *gradient) except -1 nogil:
-        cdef Py_ssize_t item = sizeof(float) if self.cell.single else sizeof(double)
-        cdef Py_ssize_t size = <Py_ssize_t> self.P * self.m * item
-        if self.credited:
-            self.sweep_credits()
-        memcpy(gradient, self.pending, size)
-        memset(self.pending, 0, size)
-        return 0
+    cdef int gradient_into(self, const void *dh, void *gradient) except -1 nogil:
+        memset(gradient, 0, <Py_ssize_t> self.P * self.m * self.item)
+        return self.sweep(dh, gradient)
+
+    cdef int accumulate_credit(self, const void *dh) except -1 nogil:
+        if self.tape.open_steps > 0:
+            self.tape.add_credit(dh)
+            return 0
+        return self.sweep(dh, self.pending)  # the newest step, if there is one, is no longer on the tape
 
     cdef int sweep_credits(self) except -1 nogil:
-        cdef Py_ssize_t item = sizeof(float) if self.cell.single else sizeof(double)
-        self.credited = False
-        self.sweep(NULL, True, self.pending, True)
-        memset(self.credit, 0, <Py_ssize_t> self.open_steps * self.batch_size * self.n * item)
+        if self.tape.credited:
+            try:
+                self.sweep(NULL, self.pending)
+            finally:
+                self.tape.forget_credits()
+        return 0
+
+    cdef int flush_into(self, void *gradient) except -1 nogil:
+        cdef Py_ssize_t size = <Py_ssize_t> self.P * self.m * self.item
+        self.sweep_credits()
+        memcpy(gradient, self.pending, size)
+        memset(self.pending, 0, size)
         return 0
 
     # ---- blocks and resets -----------------------------------------------------------------------------------
@@ -509,8 +434,7 @@ cdef class Engine:
     cdef int close_block(self) except -1 nogil:
         # Sweep what waits, then let the carry absorb the tape, lanes spread over threads.
         cdef int lane, bad = -1
-        if self.credited:
-            self.sweep_credits()
+        self.sweep_credits()
         if self.carry.needs_terms:
             if self.carry.n_threads == 1:
                 for lane in range(self.batch_size):
@@ -518,7 +442,7 @@ cdef class Engine:
             else:
                 for lane in prange(self.batch_size, num_threads=self.carry.n_threads, schedule="dynamic"):
                     self.infos[lane] = absorb_quietly(self, lane, threadid())
-        self.empty_tape()
+        self.tape.empty()
         for lane in range(self.batch_size):
             if self.infos[lane] != 0:  # only this lane's influence is lost; the others have gone on
                 self.carry.zero_lane(lane)
@@ -528,26 +452,20 @@ cdef class Engine:
                 self.raise_overflow(bad, "; it was set to zero")
         return 0
 
-    cdef void empty_tape(self) noexcept nogil:
-        memset(self.cut, 0, (self.open_steps + 1) * self.batch_size)
-        self.open_steps = 0
-
     cdef int reset_lanes(self, const unsigned char *mask) except -1 nogil:
-        cdef Py_ssize_t item = sizeof(float) if self.cell.single else sizeof(double)
         cdef int lane, count = 0
         for lane in range(self.batch_size):
             count += mask[lane] != 0
         if count == self.batch_size:  # nothing is left of the block, so a new one starts
-            if self.credited:
-                self.sweep_credits()
+            self.sweep_credits()
             for lane in range(self.batch_size):
                 self.carry.zero_lane(lane)
-            self.empty_tape()
+            self.tape.empty()
         for lane in range(self.batch_size):
             if mask[lane]:
-                memset(<char *> self.state + lane * self.S * item, 0, self.S * item)
+                memset(<char *> self.state + lane * self.S * self.item, 0, self.S * self.item)
                 if count < self.batch_size:
-                    self.cut[self.open_steps * self.batch_size + lane] = 1
+                    self.tape.cut_lane(lane)
         return 0
 
     # ---- errors ----------------------------------------------------------------------------------------------
@@ -571,175 +489,28 @@ cdef class Engine:
             f"{where} is not finite at step {self.steps}{remedy}: the product of the state Jacobians grows "
             "without bound (reset the lane, or keep theta smaller)")
 
-    # ---- for okcore.Estimator: copying and restoring ---------------------------------------------------------
+    # ---- for okcore.Estimator: restoring ---------------------------------------------------------------------
 
-    @property
-    def _last_slot(self):
-        return self.last_slot
-
-    def _restore(self, long long steps, int open_steps, bint credited, int last_slot):
+    def _restore(self, long long steps):
         self.steps = steps
-        self.open_steps = open_steps
-        self.credited = credited
-        self.last_slot = last_slot
-
-
-cdef inline void copy_row(void *rows, int source, int target, Py_ssize_t size) noexcept nogil:
-    memcpy(<char *> rows + target * size, <char *> rows + source * size, size)
-
-
-cdef void snapshot_parameters(Engine e, const floating *theta) noexcept nogil:
-    # Online updates: H_tau is made with the W_h in force at tau, so each distinct W_h is copied when it is used.
-    # A ring of K + 1 snapshots is enough: the open block's steps have at most K, the new step one more.
-    cdef int row, slot = e.last_slot, P = e.P, n = e.n, m = e.m
-    cdef Py_ssize_t size = <Py_ssize_t> P * n
-    cdef const floating *W_h = theta + e.v
-    cdef floating *snapshot
-    cdef bint same = slot >= 0
-    if not e.keeps_w:
-        return
-    if same:
-        snapshot = <floating *> e.w + slot * size
-        for row in range(P):
-            if memcmp(snapshot + row * n, W_h + <Py_ssize_t> row * m, n * sizeof(floating)) != 0:
-                same = False
-                break
-    if not same:
-        slot = (slot + 1) % (e.block + 1)
-        snapshot = <floating *> e.w + slot * size
-        for row in range(P):
-            memcpy(snapshot + row * n, W_h + <Py_ssize_t> row * m, n * sizeof(floating))
-    e.w_slot[e.open_steps] = slot
-
-
-cdef int compute_step(
-    Engine e, const floating *x, const long long *symbols, const unsigned char *reset,
-) except -2 nogil:
-    # One step, into the slot after the tape's last and into state_next; nothing that counts is changed.
-    # Returns -1, or the first lane whose new state is not finite.
-    cdef int B = e.batch_size, tau = e.open_steps, lane, q = e.q, S = e.S, P = e.P, m = e.m
-    cdef const floating *theta = <const floating *> e.cell.theta_data
-    cdef floating *before = <floating *> e.state_before
-    cdef floating *u_hat = <floating *> e.u_hat + <Py_ssize_t> tau * B * q * m
-    cdef floating *d = <floating *> e.d + <Py_ssize_t> tau * B * q * e.k * P
-    cdef floating *c = <floating *> e.c + <Py_ssize_t> tau * B * e.k * S
-    memcpy(before, e.state, B * S * sizeof(floating))
-    if reset != NULL:
-        for lane in range(B):
-            if reset[lane]:
-                memset(before + lane * S, 0, S * sizeof(floating))
-    snapshot_parameters[floating](e, theta)
-    augmented_input[floating](B, q, e.v, e.n, S, x, symbols, before, u_hat)
-    # pre (B q, P) = u_hat (B q, m) theta^T (m, P): 2 B q m P flops
-    gemm[floating](False, True, B * q, P, m, 1, u_hat, m, theta, m, 0, <floating *> e.pre, P)
-    e.cell.step_lanes(B, e.pre, before, e.state_next, d, c)
-    for lane in range(B):
-        if not all_finite[floating](S, <floating *> e.state_next + lane * S):
-            return lane
-    return -1
-
-
-cdef void add_credit(Engine e, const floating *dh) noexcept nogil:
-    cdef int lane, i, n = e.n, B = e.batch_size
-    cdef floating *credit = <floating *> e.credit + <Py_ssize_t> (e.open_steps - 1) * B * n
-    for lane in range(B):
-        if not e.cut[e.open_steps * B + lane]:  # not reset since its last step
-            for i in range(n):
-                credit[lane * n + i] += dh[lane * n + i]
-
-
-cdef void sweep_tape(Engine e, const floating *dh, bint stored, floating *gradient) noexcept nogil:
-    # delta <- credit; for tau = newest .. oldest: e_tau = delta D_tau, delta <- delta H_tau.
-    # Then gradient (P, m) += sum_tau e_tau^T u_hat_tau, one product over all steps, terms and lanes.  delta (B, S)
-    # is left for the carry.
-    cdef int B = e.batch_size, n = e.n, q = e.q, k = e.k, S = e.S, P = e.P, m = e.m, lane, i, tau
-    cdef floating *delta = <floating *> e.delta
-    cdef floating *rows
-    cdef const floating *credit
-    cdef const floating *d
-    cdef const floating *c
-    memset(delta, 0, B * S * sizeof(floating))
-    if not stored:
-        for lane in range(B):
-            if not e.cut[e.open_steps * B + lane]:
-                memcpy(delta + lane * S, dh + lane * n, n * sizeof(floating))
-    for tau in range(e.open_steps - 1, -1, -1):
-        rows = <floating *> e.e + <Py_ssize_t> tau * B * q * P
-        d = <floating *> e.d + <Py_ssize_t> tau * B * q * k * P
-        c = <floating *> e.c + <Py_ssize_t> tau * B * k * S
-        if stored:
-            credit = <floating *> e.credit + <Py_ssize_t> tau * B * n
-            for lane in range(B):
-                for i in range(n):
-                    delta[lane * S + i] += credit[lane * n + i]
-        credit_times_immediate[floating](B, q, k, e.G, n, delta, d, rows)
-        if tau > 0 or e.carry.needs_terms:
-            credit_times_jacobian[floating](
-                B, q, k, e.G, n, rows, <floating *> e.w + e.w_slot[tau] * (<Py_ssize_t> P * n), c, delta,
-                <floating *> e.spare)
-        for lane in range(B):
-            if e.cut[tau * B + lane]:
-                memset(delta + lane * S, 0, S * sizeof(floating))
-    if e.open_steps > 0:
-        gemm[floating](True, False, P, m, e.open_steps * B * q, 1, <floating *> e.e, P, <floating *> e.u_hat, m,
-                       1, gradient, m)
-
-
-cdef int block_terms(
-    Engine e, int lane, floating *phi, floating *dense, floating *columns, floating *factors, bint *alive,
-    floating **transition,
-) noexcept nogil:
-    # The open block of one lane as terms, newest first: A = Phi_{tau->t} D_tau^j beside u_tau^j, and the
-    # transition Phi_{t0->t} that carries the influence from before the block (alive: no reset cut it off).
-    # 2 S^2 n flops a step.
-    cdef int B = e.batch_size, q = e.q, k = e.k, G = e.G, n = e.n, S = e.S, P = e.P, m = e.m
-    cdef int tau, j, count = 0
-    cdef Py_ssize_t at
-    cdef floating *now = NULL
-    cdef floating *after
-    alive[0] = not e.cut[e.open_steps * B + lane]
-    if not alive[0]:
-        return 0
-    for tau in range(e.open_steps - 1, -1, -1):
-        at = <Py_ssize_t> tau * B + lane
-        memcpy(columns + count * m, <floating *> e.u_hat + at * q * m, q * m * sizeof(floating))
-        for j in range(q):
-            immediate_factor[floating](k, G, n, now, <floating *> e.d + (at * q + j) * k * P,
-                                       factors + count * (<Py_ssize_t> S * P))
-            count += 1
-        if e.cut[at]:
-            alive[0] = False
-            return count
-        dense_part[floating](k, G, n, <floating *> e.d + (at * q + q - 1) * k * P,
-                             <floating *> e.w + e.w_slot[tau] * (<Py_ssize_t> P * n), dense)
-        after = phi if now != phi else phi + S * S
-        transition_times_jacobian[floating](k, n, now, dense, <floating *> e.c + at * k * S, after)
-        now = after
-    transition[0] = now
-    return count
-
-
-cdef int absorb_lane(Engine e, int lane, int thread, floating *unused) except -1 nogil:
-    cdef int rows = e.carry.kept_rows + e.block * e.q, count, i
-    cdef Py_ssize_t size = <Py_ssize_t> e.S * e.P
-    cdef floating *phi = <floating *> e.phi + <Py_ssize_t> thread * 2 * e.S * e.S
-    cdef floating *dense = <floating *> e.dense + <Py_ssize_t> thread * e.S * e.n
-    cdef floating *columns = <floating *> e.columns + (<Py_ssize_t> thread * rows + e.carry.kept_rows) * e.m
-    cdef floating *factors = <floating *> e.factors + (<Py_ssize_t> thread * rows + e.carry.kept_rows) * size
-    cdef double *draws = e.draws + thread * e.carry.n_draws
-    cdef bitgen_t *bit_generator = e.bit_generators[lane]
-    cdef floating *transition = NULL
-    cdef bint alive = True
-    for i in range(e.carry.n_draws):
-        draws[i] = bit_generator.next_double(bit_generator.state)
-    count = block_terms[floating](e, lane, phi, dense, columns, factors, &alive, &transition)
-    return e.carry.absorb_lane(lane, thread, alive, count, transition, columns, factors, draws)
 
 
 cdef int absorb(Engine e, int lane, int thread) except -1 nogil:
-    if e.cell.single:
-        return absorb_lane[float](e, lane, thread, NULL)
-    return absorb_lane[double](e, lane, thread, NULL)
+    # Hand the block of one lane to the carry, with its draws: 0, or 1 if something is not finite.
+    cdef Py_ssize_t first = <Py_ssize_t> thread * e.rows + e.carry.kept_rows
+    cdef char *phi = <char *> e.phi + <Py_ssize_t> thread * 2 * e.S * e.S * e.item
+    cdef char *dense = <char *> e.dense + <Py_ssize_t> thread * e.S * e.n * e.item
+    cdef char *u = <char *> e.columns + first * e.m * e.item
+    cdef char *A = <char *> e.factors + first * (<Py_ssize_t> e.S * e.P) * e.item
+    cdef double *draws = e.draws + thread * e.carry.n_draws
+    cdef bitgen_t *bit_generator = e.bit_generators[lane]
+    cdef void *transition = NULL
+    cdef bint alive = True
+    cdef int i, count
+    for i in range(e.carry.n_draws):
+        draws[i] = bit_generator.next_double(bit_generator.state)
+    count = e.tape.lane_terms(lane, phi, dense, u, A, &alive, &transition)
+    return e.carry.absorb_lane(lane, thread, alive, count, transition, u, A, draws)
 
 
 cdef int absorb_quietly(Engine e, int lane, int thread) noexcept nogil:

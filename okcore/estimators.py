@@ -6,9 +6,12 @@ import numpy as np
 
 from okcore import _validation
 from okcore._blocks import choose_block
-from okcore._carries import Carry, ExactCarry, NoCarry, OptimalKroneckerSumCarry, RandomSignCarry, RankOneCarry
+from okcore._carries import Carry, NoCarry
 from okcore._engine import Engine
+from okcore._exact_carry import ExactCarry
+from okcore._kronecker_carries import OptimalKroneckerSumCarry, RandomSignCarry
 from okcore._random import get_states, lane_generators, set_states
+from okcore._rank_one_carry import RankOneCarry
 from okcore.cells import Cell
 
 SHARED = """
@@ -76,18 +79,18 @@ class Estimator(Engine):
         for study and tests: n times the memory of exact RTRL's step.
         """
         B, S, P, m = self.batch_size, self.cell.state_size, self.cell.n_rows, self.cell.n_columns
-        tape = self.buffers
+        tape, open_steps = self.tape.arrays, self.tape.open_steps
         J = np.empty((B, S, P, m), self.cell.dtype)
         for lane in range(B):
             J[lane] = self.carry.dense(lane)
-            for tau in range(self.open_steps):
+            for tau in range(open_steps):
                 if tape["cut"][tau, lane]:
                     J[lane] = 0
                 H, D = self._jacobians(tau, lane)
                 J[lane] = np.tensordot(H, J[lane], 1)
                 for D_j, u_j in zip(D, tape["u_hat"][tau, lane], strict=True):
                     J[lane] += D_j[:, :, None] * u_j
-            if tape["cut"][self.open_steps, lane]:
+            if tape["cut"][open_steps, lane]:
                 J[lane] = 0
         return J
 
@@ -96,13 +99,14 @@ class Estimator(Engine):
         n, k, G, q = self.cell.n_hidden, self.cell.n_state_blocks, self.cell.n_gates, self.cell.n_terms
         unit = np.arange(n)
         D = np.zeros((q, k, n, G, n), self.cell.dtype)
-        D[:, :, unit, :, unit] = np.moveaxis(self.buffers["d"][tau, lane], -1, 0)
+        tape = self.tape.arrays
+        D[:, :, unit, :, unit] = np.moveaxis(tape["d"][tau, lane], -1, 0)
         D = D.reshape(q, k * n, G * n)
         H = np.zeros((k, n, k, n), self.cell.dtype)
-        H[:, unit, :, unit] = np.moveaxis(self.buffers["c"][tau, lane], -1, 0)
+        H[:, unit, :, unit] = np.moveaxis(tape["c"][tau, lane], -1, 0)
         H = H.reshape(k * n, k * n)
-        if self.buffers["w"].size:  # a horizon of 1 never looks back through W_h
-            H[:, :n] += D[-1] @ self.buffers["w"][self.buffers["w_slot"][tau]]
+        if tape["w"].size:  # a horizon of 1 never looks back through W_h
+            H[:, :n] += D[-1] @ tape["w"][tape["w_slot"][tau]]
         return H, D
 
     def _config(self):
@@ -128,19 +132,20 @@ class Estimator(Engine):
 
     def state_dict(self):
         """Return everything a bitwise resume needs, theta apart: arrays and plain scalars, all of them copies."""
-        tape, j = self.buffers, self.open_steps
+        tape, j = self.tape.arrays, self.tape.open_steps
         slots, renamed = np.unique(tape["w_slot"][:j], return_inverse=True)
         order = np.argsort([np.flatnonzero(renamed == i)[0] for i in range(len(slots))])  # by first use
         rank_of = np.argsort(order)
         keeps_w = tape["w"].shape[0] > 0
         return {
             **self._identity(),
-            "steps": self.steps, "open_steps": j, "credited": bool(self.credited),
-            "state": tape["state"].copy(),
+            "steps": self.steps, "open_steps": j, "credited": bool(self.tape.credited),
+            "state": self.state,
             "u_hat": tape["u_hat"][:j].copy(), "d": tape["d"][:j].copy(), "c": tape["c"][:j].copy(),
             "w": tape["w"][slots[order]] if keeps_w else tape["w"].copy(),
             "w_slot": (rank_of[renamed] if keeps_w and j else tape["w_slot"][:j]).astype(np.intc),
-            "cut": tape["cut"][: j + 1].copy(), "credit": tape["credit"][:j].copy(), "pending": tape["pending"].copy(),
+            "cut": tape["cut"][: j + 1].copy(), "credit": tape["credit"][:j].copy(),
+            "pending": self.buffers["pending"].copy(),
             "rng": get_states(self.generators),
             **{f"carry.{name}": array.copy() for name, array in self.carry.arrays.items()},
         }
@@ -164,7 +169,7 @@ class Estimator(Engine):
         if j > self.block:
             raise ValueError(f"open_steps must be at most {self.block}, got {j}")
         snapshots = len(state["w"]) if np.ndim(state["w"]) == 3 else 0
-        if snapshots > j or (j and self.buffers["w"].size and snapshots == 0):
+        if snapshots > j or (j and self.tape.arrays["w"].size and snapshots == 0):
             raise ValueError(f"w must hold from 1 to {j} snapshots, got {snapshots}")
         lengths = {"u_hat": j, "d": j, "c": j, "w_slot": j, "credit": j, "cut": j + 1, "w": snapshots}
         arrays = {}
@@ -180,16 +185,16 @@ class Estimator(Engine):
             raise TypeError(f"credited must be a bool, got {_validation.describe(state['credited'])}")
         self.carry.check_arrays({name: arrays[f"carry.{name}"] for name in self.carry.arrays})
 
-        for name in ("state", "u_hat", "d", "c", "w", "w_slot", "cut", "credit", "pending"):
-            buffer = self.buffers[name]
-            if name in ("cut", "credit"):
+        for name, buffer in (self.buffers | self.tape.arrays).items():
+            if name in ("cut", "credit"):  # what lies behind the open steps is read as zero
                 buffer[...] = 0
             buffer[: len(arrays[name])] = arrays[name]
         for name, array in self.carry.arrays.items():
             array[...] = arrays[f"carry.{name}"]
         set_states(self.generators, arrays["rng"])
         last_slot = int(arrays["w_slot"][-1]) if j and snapshots else -1
-        self._restore(steps, j, bool(state["credited"]), last_slot)
+        self.tape.restore(j, state["credited"], last_slot)
+        self._restore(steps)
 
     def __repr__(self):
         arguments = ", ".join(f"{name}={value!r}" for name, value in self._config().items())

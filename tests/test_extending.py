@@ -80,7 +80,7 @@ def test_an_algorithm_in_numpy_is_its_definition(name):
         for lane in range(2):
             H, D = probe._jacobians(0, lane)
             J[lane] = np.tensordot(H, J[lane], 1) + sum(
-                D_j[:, :, None] * u_j for D_j, u_j in zip(D, probe.buffers["u_hat"][0, lane], strict=True)
+                D_j[:, :, None] * u_j for D_j, u_j in zip(D, probe.tape.arrays["u_hat"][0, lane], strict=True)
             )
         padded = np.concatenate([dh, np.zeros((2, S - 5))], axis=1)
         assert_close(estimator.gradient(dh), np.einsum("bs,bspm->pm", padded, J), "float64")

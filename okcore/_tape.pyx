@@ -1,0 +1,251 @@
+from cython cimport floating
+from libc.string cimport memcmp, memcpy, memset
+
+import numpy as np
+
+from okcore._memory import aligned_zeros
+
+from okcore._address cimport address
+from okcore._blas cimport gemm
+from okcore._cells cimport CellKernel
+from okcore._kernels cimport (
+    all_finite,
+    augmented_input,
+    credit_times_immediate,
+    credit_times_jacobian,
+    dense_part,
+    immediate_factor,
+    transition_times_jacobian,
+)
+
+
+cdef class Tape:
+    """The open block's steps: augmented inputs u_hat, diagonals d and c, the W_h each step used, resets, credits."""
+
+    def __init__(self, CellKernel cell, int batch_size, int block, bint keeps_w):
+        cdef int B = batch_size, K = block
+        self.cell, self.batch_size, self.block, self.keeps_w = cell, B, K, keeps_w
+        self.n, self.v, self.m = cell.n_hidden, cell.n_in, cell.n_columns
+        self.q, self.k, self.G = cell.n_terms_, cell.n_state_blocks_, cell.n_gates_
+        self.S, self.P = cell.state_size, cell.n_rows
+        self.last_slot = -1
+
+        dtype = cell.dtype
+        self.arrays = {
+            "u_hat": aligned_zeros((K + 1, B, self.q, self.m), dtype),
+            "d": aligned_zeros((K + 1, B, self.q, self.k, self.G, self.n), dtype),
+            "c": aligned_zeros((K + 1, B, self.k, self.k, self.n), dtype),
+            "w": aligned_zeros((K + 1 if keeps_w else 0, self.P, self.n), dtype),
+            "w_slot": np.zeros(K + 1, np.intc),
+            "cut": np.zeros((K + 1, B), np.uint8),
+            "credit": aligned_zeros((K, B, self.n), dtype),
+        }
+        self.u_hat = address(self.arrays["u_hat"])
+        self.d = address(self.arrays["d"])
+        self.c = address(self.arrays["c"])
+        self.w = address(self.arrays["w"])
+        self.w_slot = <int *> address(self.arrays["w_slot"])
+        self.cut = <unsigned char *> address(self.arrays["cut"])
+        self.credit = address(self.arrays["credit"])
+
+        self.scratch = []
+        self.before = self.make_scratch((B, self.S))
+        self.pre = self.make_scratch((B, self.q, self.P))
+        self.e = self.make_scratch((K, B, self.q, self.P))
+        self.spare = self.make_scratch((B, self.S))
+
+    cdef void *make_scratch(self, shape) except NULL:
+        array = aligned_zeros(shape, self.cell.dtype)
+        self.scratch.append(array)
+        return address(array)
+
+    def restore(self, int open_steps, bint credited, int last_slot):
+        """Say what the arrays hold, after they were written from outside."""
+        self.open_steps, self.credited, self.last_slot = open_steps, credited, last_slot
+
+    cdef int compute_step(
+        self, const void *x, const long long *symbols, const unsigned char *reset, void *state, void *state_next,
+    ) except -2 nogil:
+        if self.cell.single:
+            return compute_step[float](
+                self, <const float *> x, symbols, reset, <const float *> state, <float *> state_next)
+        return compute_step[double](
+            self, <const double *> x, symbols, reset, <const double *> state, <double *> state_next)
+
+    cdef void commit_step(self, int source) noexcept nogil:
+        cdef Py_ssize_t lanes = self.batch_size * (sizeof(float) if self.cell.single else sizeof(double))
+        cdef int target = self.open_steps
+        if source != target:
+            copy_row(self.u_hat, source, target, lanes * self.q * self.m)
+            copy_row(self.d, source, target, lanes * self.q * self.k * self.P)
+            copy_row(self.c, source, target, lanes * self.k * self.S)
+            self.w_slot[target] = self.w_slot[source]
+        if self.keeps_w:
+            self.last_slot = self.w_slot[target]
+        self.open_steps += 1
+
+    cdef void cut_lane(self, int lane) noexcept nogil:
+        self.cut[self.open_steps * self.batch_size + lane] = 1
+
+    cdef void empty(self) noexcept nogil:
+        memset(self.cut, 0, (self.open_steps + 1) * self.batch_size)
+        self.open_steps = 0
+
+    cdef void add_credit(self, const void *dh) noexcept nogil:
+        self.credited = True
+        if self.cell.single:
+            add_credit[float](self, <const float *> dh)
+        else:
+            add_credit[double](self, <const double *> dh)
+
+    cdef void forget_credits(self) noexcept nogil:
+        memset(self.credit, 0, <Py_ssize_t> self.open_steps * self.batch_size * self.n
+               * (sizeof(float) if self.cell.single else sizeof(double)))
+        self.credited = False
+
+    cdef void sweep(self, const void *dh, void *delta, void *gradient, bint reach_back) noexcept nogil:
+        if self.cell.single:
+            sweep[float](self, <const float *> dh, <float *> delta, <float *> gradient, reach_back)
+        else:
+            sweep[double](self, <const double *> dh, <double *> delta, <double *> gradient, reach_back)
+
+    cdef int lane_terms(
+        self, int lane, void *phi, void *dense, void *u, void *A, bint *alive, void **transition,
+    ) noexcept nogil:
+        if self.cell.single:
+            return lane_terms[float](
+                self, lane, <float *> phi, <float *> dense, <float *> u, <float *> A, alive, transition)
+        return lane_terms[double](
+            self, lane, <double *> phi, <double *> dense, <double *> u, <double *> A, alive, transition)
+
+
+cdef inline void copy_row(void *rows, int source, int target, Py_ssize_t size) noexcept nogil:
+    memcpy(<char *> rows + target * size, <char *> rows + source * size, size)
+
+
+cdef void snapshot_parameters(Tape tape, const floating *theta) noexcept nogil:
+    # Online updates: H_tau is made with the W_h in force at tau, so each distinct W_h is copied when it is used.
+    # A ring of K + 1 snapshots is enough: the open block's steps have at most K, the new step one more.
+    cdef int row, slot = tape.last_slot, P = tape.P, n = tape.n, m = tape.m
+    cdef Py_ssize_t size = <Py_ssize_t> P * n
+    cdef const floating *W_h = theta + tape.v
+    cdef floating *snapshot
+    cdef bint same = slot >= 0
+    if not tape.keeps_w:
+        return
+    if same:
+        snapshot = <floating *> tape.w + slot * size
+        for row in range(P):
+            if memcmp(snapshot + row * n, W_h + <Py_ssize_t> row * m, n * sizeof(floating)) != 0:
+                same = False
+                break
+    if not same:
+        slot = (slot + 1) % (tape.block + 1)
+        snapshot = <floating *> tape.w + slot * size
+        for row in range(P):
+            memcpy(snapshot + row * n, W_h + <Py_ssize_t> row * m, n * sizeof(floating))
+    tape.w_slot[tape.open_steps] = slot
+
+
+cdef int compute_step(
+    Tape tape, const floating *x, const long long *symbols, const unsigned char *reset,
+    const floating *state, floating *state_next,
+) except -2 nogil:
+    cdef int B = tape.batch_size, tau = tape.open_steps, q = tape.q, k = tape.k, S = tape.S, P = tape.P, m = tape.m
+    cdef int lane
+    cdef const floating *theta = <const floating *> tape.cell.theta_data
+    cdef floating *before = <floating *> tape.before
+    cdef floating *u_hat = <floating *> tape.u_hat + <Py_ssize_t> tau * B * q * m
+    cdef floating *d = <floating *> tape.d + <Py_ssize_t> tau * B * q * k * P
+    cdef floating *c = <floating *> tape.c + <Py_ssize_t> tau * B * k * S
+    memcpy(before, state, <Py_ssize_t> B * S * sizeof(floating))
+    if reset != NULL:
+        for lane in range(B):
+            if reset[lane]:
+                memset(before + lane * S, 0, S * sizeof(floating))
+    snapshot_parameters[floating](tape, theta)
+    augmented_input[floating](B, q, tape.v, tape.n, S, x, symbols, before, u_hat)
+    # pre (B q, P) = u_hat (B q, m) theta^T (m, P): 2 B q m P flops
+    gemm[floating](False, True, B * q, P, m, 1, u_hat, m, theta, m, 0, <floating *> tape.pre, P)
+    tape.cell.step_lanes(B, tape.pre, before, state_next, d, c)
+    for lane in range(B):
+        if not all_finite[floating](S, state_next + lane * S):
+            return lane
+    return -1
+
+
+cdef void add_credit(Tape tape, const floating *dh) noexcept nogil:
+    cdef int lane, i, n = tape.n, B = tape.batch_size
+    cdef floating *credit = <floating *> tape.credit + <Py_ssize_t> (tape.open_steps - 1) * B * n
+    for lane in range(B):
+        if not tape.cut[tape.open_steps * B + lane]:  # not reset since its last step
+            for i in range(n):
+                credit[lane * n + i] += dh[lane * n + i]
+
+
+cdef void sweep(Tape tape, const floating *dh, floating *delta, floating *gradient, bint reach_back) noexcept nogil:
+    # delta <- credit; for tau = newest .. oldest: e_tau = delta D_tau, delta <- delta H_tau (2 B P n flops).
+    # Then gradient (P, m) += sum_tau e_tau^T u_hat_tau, one product over all steps, terms and lanes.
+    cdef int B = tape.batch_size, n = tape.n, q = tape.q, k = tape.k, G = tape.G, S = tape.S, P = tape.P, m = tape.m
+    cdef int open_steps = tape.open_steps, lane, i, tau
+    cdef floating *rows
+    cdef const floating *credit
+    cdef const floating *d
+    cdef const floating *c
+    cdef const floating *W_h
+    memset(delta, 0, <Py_ssize_t> B * S * sizeof(floating))
+    if dh != NULL:
+        for lane in range(B):
+            if not tape.cut[open_steps * B + lane]:
+                memcpy(delta + lane * S, dh + lane * n, n * sizeof(floating))
+    for tau in range(open_steps - 1, -1, -1):
+        rows = <floating *> tape.e + <Py_ssize_t> tau * B * q * P
+        d = <floating *> tape.d + <Py_ssize_t> tau * B * q * k * P
+        c = <floating *> tape.c + <Py_ssize_t> tau * B * k * S
+        if dh == NULL:
+            credit = <floating *> tape.credit + <Py_ssize_t> tau * B * n
+            for lane in range(B):
+                for i in range(n):
+                    delta[lane * S + i] += credit[lane * n + i]
+        credit_times_immediate[floating](B, q, k, G, n, delta, d, rows)
+        if tau > 0 or reach_back:
+            W_h = <floating *> tape.w + tape.w_slot[tau] * (<Py_ssize_t> P * n)
+            credit_times_jacobian[floating](B, q, k, G, n, rows, W_h, c, delta, <floating *> tape.spare)
+        for lane in range(B):
+            if tape.cut[tau * B + lane]:
+                memset(delta + lane * S, 0, S * sizeof(floating))
+    if open_steps > 0:
+        gemm[floating](True, False, P, m, open_steps * B * q, 1, <floating *> tape.e, P, <floating *> tape.u_hat, m,
+                       1, gradient, m)
+
+
+cdef int lane_terms(
+    Tape tape, int lane, floating *phi, floating *dense, floating *u, floating *A, bint *alive, void **transition,
+) noexcept nogil:
+    # Phi <- I; for tau = newest .. oldest: A = Phi D_tau^j beside u_tau^j, then Phi <- Phi H_tau: 2 S^2 n flops a step.
+    cdef int B = tape.batch_size, q = tape.q, k = tape.k, G = tape.G, n = tape.n, S = tape.S, P = tape.P, m = tape.m
+    cdef int tau, j, count = 0
+    cdef Py_ssize_t at
+    cdef floating *now = NULL
+    cdef floating *after
+    cdef const floating *d
+    alive[0] = not tape.cut[tape.open_steps * B + lane]
+    if not alive[0]:
+        return 0
+    for tau in range(tape.open_steps - 1, -1, -1):
+        at = <Py_ssize_t> tau * B + lane
+        d = <floating *> tape.d + at * q * k * P
+        memcpy(u + count * m, <floating *> tape.u_hat + at * q * m, q * m * sizeof(floating))
+        for j in range(q):
+            immediate_factor[floating](k, G, n, now, d + j * k * P, A + count * (<Py_ssize_t> S * P))
+            count += 1
+        if tape.cut[at]:
+            alive[0] = False
+            return count
+        dense_part[floating](k, G, n, d + (q - 1) * k * P,
+                             <floating *> tape.w + tape.w_slot[tau] * (<Py_ssize_t> P * n), dense)
+        after = phi if now != phi else phi + S * S
+        transition_times_jacobian[floating](k, n, now, dense, <floating *> tape.c + at * k * S, after)
+        now = after
+    transition[0] = now
+    return count
