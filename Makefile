@@ -6,7 +6,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-SOURCES := pyproject.toml setup.py $(wildcard okcore/*.pyx okcore/*.pxd)
+SOURCES := pyproject.toml setup.py $(wildcard okcore/*.pyx okcore/*.pxd okcore/*.h) okcore/_simd.c
 
 .PHONY: demo test lint test-debug clean
 
@@ -34,4 +34,5 @@ $(VENV)/.ready: $(SOURCES)
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info okcore/*.so okcore/*.c okcore/_blas_int.pxi
+	rm -rf $(VENV) build dist *.egg-info okcore/*.so okcore/_blas_int.pxi
+	rm -f $(patsubst %.pyx,%.c,$(wildcard okcore/*.pyx))

@@ -24,6 +24,7 @@ MODULES = [
     "_blas", "_kernels", "_cells", "_reduction", "_kron",
     "_carries", "_exact_carry", "_kronecker_carries", "_rank_one_carry", "_tape", "_engine",
 ]  # fmt: skip
+C_SOURCES = {"_kernels": ["okcore/_simd.c"]}
 
 
 def write_blas_int():
@@ -91,8 +92,7 @@ def compile_to_c(extensions):
     print(messages.getvalue(), file=sys.stderr, end="")
     if "performance hint" in messages.getvalue() and not DEBUG:  # bounds checks are what a debug build is for
         for extension in compiled:
-            for source in extension.sources:
-                Path(source).unlink()
+            Path(extension.sources[0]).unlink()
         sys.exit("okcore: Cython gave performance hints (above); they count as errors")
     return compiled
 
@@ -102,8 +102,9 @@ flags = ["-O1", "-g"] if DEBUG else ["-O3"]
 extensions = [
     Extension(
         f"okcore.{name}",
-        [f"okcore/{name}.pyx"],
-        include_dirs=[numpy.get_include()],
+        [f"okcore/{name}.pyx", *C_SOURCES.get(name, [])],
+        include_dirs=[numpy.get_include(), "okcore"],
+        depends=["okcore/_simd.h", "okcore/_simd_body.h", "okcore/_simd_kernels.h"],
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")] + [("OKCORE_DEBUG", "1")] * DEBUG,
         extra_compile_args=[*flags, "-fno-strict-aliasing"],
     )

@@ -9,7 +9,7 @@ import numpy as np
 import scipy
 from threadpoolctl import threadpool_info
 
-from okcore import _engine
+from okcore import _engine, _kernels
 
 
 def config():
@@ -22,6 +22,7 @@ def config():
         "machine": f"{platform.system()} {platform.machine()}",
         "processors": usable_processors(),
         "build": _engine.build_flags(),
+        "instructions": _kernels.instructions(),
         "thread_pools": [
             {key: pool.get(key) for key in ("user_api", "internal_api", "version", "architecture", "num_threads")}
             for pool in threadpool_info()

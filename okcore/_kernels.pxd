@@ -39,12 +39,15 @@ cdef void credit_times_jacobian(
     const floating *e, const floating *W_h, const floating *c, floating *delta, floating *spare,
 ) noexcept nogil
 
-# gram (N, N) = X X^T in float64, X (N, cols); `panel` holds N x GRAM_PANEL doubles.
-cdef enum:
-    GRAM_PANEL = 512
+# gram (N, N) = X X^T in float64, X (N, cols); `panel` holds N PANEL_STRIDE doubles
+cdef extern from "_simd.h" nogil:
+    enum: PANEL_STRIDE "OKCORE_PANEL_STRIDE"
 
-cdef void gram_matrix(
-    int N, Py_ssize_t cols, const floating *X, double *panel, double *gram,
+cdef void gram_matrix(int N, Py_ssize_t cols, const floating *X, double *panel, double *gram) noexcept nogil
+
+# Y (rank, cols) = M^T X, the first `rank` columns of M (N, r), X (N, cols)
+cdef void mix_rows(
+    int N, int r, int rank, Py_ssize_t cols, const floating *M, const floating *X, floating *Y,
 ) noexcept nogil
 
 # Sum of squares, accumulated in float64

@@ -3,6 +3,15 @@ from libc.string cimport memcpy, memset
 
 from okcore._blas cimport gemm
 
+cdef extern from "_simd.h" nogil:
+    void okcore_sgram(int n, Py_ssize_t columns, const float *X, Py_ssize_t ld, double *panel, double *gram)
+    void okcore_dgram(int n, Py_ssize_t columns, const double *X, Py_ssize_t ld, double *panel, double *gram)
+    void okcore_smix(int n, int r, int rank, Py_ssize_t columns, const float *M, const float *X, Py_ssize_t ldx,
+                     float *Y, Py_ssize_t ldy)
+    void okcore_dmix(int n, int r, int rank, Py_ssize_t columns, const double *M, const double *X, Py_ssize_t ldx,
+                     double *Y, Py_ssize_t ldy)
+    const char *okcore_instructions()
+
 
 cdef void augmented_input(
     int lanes, int q, int v, int n, int S,
@@ -150,24 +159,33 @@ cdef void credit_times_jacobian(
     memcpy(delta, spare, <Py_ssize_t> lanes * S * sizeof(floating))
 
 
-cdef void gram_matrix(
-    int N, Py_ssize_t cols, const floating *X, double *panel, double *gram,
+cdef void gram_matrix(int N, Py_ssize_t cols, const floating *X, double *panel, double *gram) noexcept nogil:
+    # In float64 whatever the dtype: the error of a Gram matrix costs variance by its square root, which for
+    # float32's rounding is 3e-4.  N^2 cols / 2 multiply-adds; BLAS has no kernel for few long rows.
+    cdef int a, b
+    memset(gram, 0, N * N * sizeof(double))
+    if floating is float:
+        okcore_sgram(N, cols, X, cols, panel, gram)
+    else:
+        okcore_dgram(N, cols, X, cols, panel, gram)
+    for a in range(N):
+        for b in range(a):
+            gram[a * N + b] = gram[b * N + a]
+
+
+cdef void mix_rows(
+    int N, int r, int rank, Py_ssize_t cols, const floating *M, const floating *X, floating *Y,
 ) noexcept nogil:
-    # A core in float64 needs a Gram matrix in float64: its error would else cost variance (the square root of
-    # float32's rounding is 3e-4).  Panels of the float32 factors are widened while they pass through the cache.
-    # N^2 cols multiply-adds.
-    cdef Py_ssize_t start = 0
-    cdef int i, col, width
-    cdef const floating *row
-    while start < cols:
-        width = <int> min(<Py_ssize_t> GRAM_PANEL, cols - start)
-        for i in range(N):
-            row = X + i * cols + start
-            for col in range(width):
-                panel[i * GRAM_PANEL + col] = row[col]
-        gemm[double](False, True, N, N, width, 1.0, panel, GRAM_PANEL, panel, GRAM_PANEL,
-                     0.0 if start == 0 else 1.0, gram, N)
-        start += GRAM_PANEL
+    # 2 rank N cols flops, one pass over X
+    if floating is float:
+        okcore_smix(N, r, rank, cols, M, X, cols, Y, cols)
+    else:
+        okcore_dmix(N, r, rank, cols, M, X, cols, Y, cols)
+
+
+def instructions():
+    """Return the instruction set that the hand-written kernels use here: avx512, avx2 or baseline."""
+    return okcore_instructions().decode()
 
 
 cdef double sum_of_squares(Py_ssize_t size, const floating *x) noexcept nogil:

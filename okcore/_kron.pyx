@@ -5,7 +5,7 @@ from cython cimport floating
 import numpy as np
 
 from okcore._blas cimport gemm, row_times_matrix
-from okcore._kernels cimport GRAM_PANEL, gram_matrix
+from okcore._kernels cimport PANEL_STRIDE, gram_matrix
 from okcore._reduction cimport Outcome, mix_terms, reduce_terms, scratch_bytes, scratch_doubles
 
 
@@ -34,7 +34,8 @@ def reduce(
     """N terms to len(u_new); signs None for systematic sampling. Returns (info, variance, mixed fraction)."""
     cdef int N = A.shape[0], m = u.shape[1], r = u_new.shape[0], info
     cdef Py_ssize_t size = A.shape[1] * A.shape[2]
-    cdef double[::1] gram_u = np.zeros(N * N), gram_A = np.zeros(N * N), panel = np.zeros(N * GRAM_PANEL)
+    cdef double[::1] gram_u = np.zeros(N * N), gram_A = np.zeros(N * N)
+    cdef double[::1] panel = np.zeros(N * PANEL_STRIDE)
     cdef double[::1] mix_u = np.zeros(N * r), mix_A = np.zeros(N * r), scratch = np.zeros(scratch_doubles(N))
     cdef double[::1] words = np.zeros(scratch_bytes(N) // 8 + 1)
     cdef floating[::1] casts = np.zeros(2 * N * r, np.asarray(u_new).dtype)
@@ -48,6 +49,6 @@ def reduce(
         info = reduce_terms(N, r, &gram_u[0], &gram_A[0], draw, start, &scratch[0], <void *> &words[0],
                             &mix_u[0], &mix_A[0], &outcome)
         if info == 0:
-            mix_terms[floating](N, r, outcome.rank, m, <int> size, &mix_u[0], &mix_A[0], &casts[0],
+            mix_terms[floating](N, r, outcome.rank, m, size, &mix_u[0], &mix_A[0], &casts[0],
                                 &u[0, 0], &A[0, 0, 0], &u_new[0, 0], &A_new[0, 0, 0])
     return info, outcome.variance, outcome.mixed_fraction

@@ -13,7 +13,7 @@ from okcore._address cimport address
 from okcore._blas cimport gemm, row_times_matrix
 from okcore._carries cimport Carry
 from okcore._cells cimport CellKernel
-from okcore._kernels cimport GRAM_PANEL, gram_matrix, sum_of_squares
+from okcore._kernels cimport PANEL_STRIDE, gram_matrix, sum_of_squares
 from okcore._reduction cimport Outcome, mix_terms, reduce_terms, scratch_bytes, scratch_doubles
 
 cdef enum:
@@ -80,7 +80,7 @@ cdef class KroneckerCarry(Carry):
         self.most_terms = N
         self.n_draws = self.draws_for(n_terms)
         # two mixing matrices and their casts, two Gram matrices, the panel, signs, the core's own
-        self.scratch_size = 2 * N * N + 4 * N * self.rank + N * GRAM_PANEL + N + scratch_doubles(N)
+        self.scratch_size = 2 * N * N + 4 * N * self.rank + N * PANEL_STRIDE + N + scratch_doubles(N)
         self.bytes_size = scratch_bytes(N) + 64
         self.scratch_ = aligned_zeros((n_threads, self.scratch_size), np.float64)
         self.bytes_ = aligned_zeros((n_threads, self.bytes_size), np.uint8)
@@ -157,7 +157,7 @@ cdef int kronecker_absorb(
         memcpy(lane_u, u, N * m * sizeof(floating))
         memcpy(lane_A, A, N * size * sizeof(floating))
     else:
-        mix_terms[floating](N, r, rank, m, <int> size, mix_u, mix_A, casts, u, A, lane_u, lane_A)
+        mix_terms[floating](N, r, rank, m, size, mix_u, mix_A, casts, u, A, lane_u, lane_A)
     memset(lane_u + rank * m, 0, (r - rank) * m * sizeof(floating))
     memset(lane_A + rank * size, 0, (r - rank) * size * sizeof(floating))
     carry.active[lane] = rank
@@ -212,7 +212,7 @@ cdef class OptimalKroneckerSumCarry(KroneckerCarry):
         cdef double *gram_u = scratch
         cdef double *gram_A = gram_u + N * N
         cdef double *panel = gram_A + N * N
-        cdef double *signs = panel + N * GRAM_PANEL
+        cdef double *signs = panel + N * PANEL_STRIDE
         if N == 0:
             return KEEP_ALL
         if self.cell.single:

@@ -24,6 +24,6 @@ cdef int reduce_terms(
 # u' (rank, m) = mix_u^T u and A' (rank, size) = mix_A^T A for u (N, m), A (N, size) and mix_u, mix_A (N, r);
 # casts (2 N r of the dtype) is scratch.
 cdef void mix_terms(
-    int N, int r, int rank, int m, int size, const double *mix_u, const double *mix_A, floating *casts,
+    int N, int r, int rank, int m, Py_ssize_t size, const double *mix_u, const double *mix_A, floating *casts,
     const floating *u, const floating *A, floating *u_new, floating *A_new,
 ) noexcept nogil

@@ -15,6 +15,7 @@ from libc.math cimport fabs, isfinite, sqrt
 from libc.string cimport memcpy, memset
 
 from okcore._blas cimport cholesky_upper, gemm, solve_upper, svd, svd_lwork
+from okcore._kernels cimport mix_rows
 
 cdef double EPS = 2.220446049250313e-16
 
@@ -250,7 +251,7 @@ cdef int reduce_terms(
 
 
 cdef void mix_terms(
-    int N, int r, int rank, int m, int size, const double *mix_u, const double *mix_A, floating *casts,
+    int N, int r, int rank, int m, Py_ssize_t size, const double *mix_u, const double *mix_A, floating *casts,
     const floating *u, const floating *A, floating *u_new, floating *A_new,
 ) noexcept nogil:
     # (rank, N)(N, S P): 2 rank N S P flops, one pass over the factors
@@ -262,5 +263,5 @@ cdef void mix_terms(
     for i in range(N * r):
         cast_u[i] = <floating> mix_u[i]
         cast_A[i] = <floating> mix_A[i]
-    gemm[floating](True, False, rank, m, N, 1, cast_u, r, u, m, 0, u_new, m)
-    gemm[floating](True, False, rank, size, N, 1, cast_A, r, A, size, 0, A_new, size)
+    mix_rows[floating](N, r, rank, m, cast_u, u, u_new)
+    mix_rows[floating](N, r, rank, size, cast_A, A, A_new)

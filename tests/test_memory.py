@@ -4,8 +4,8 @@ Everything is measured in children of the test process, where nobody else alloca
 script, calls one of the functions under "in the child" and prints what it returns.
 
 BLAS is not ours, and OpenBLAS does allocate: a table of jobs for a product that it splits up over threads (it
-runs on one here, as it should beside lanes on threads), and a buffer in some AVX-512 kernels for small products,
-which gesdd uses as well.  So its own calls count only when it is made to use its AVX2 kernels.
+runs on one here, as it should beside lanes on threads), and a buffer in some AVX-512 kernels for small
+products, which gesdd uses as well.  So its own calls count only when it is made to use its AVX2 kernels.
 """
 
 import ctypes

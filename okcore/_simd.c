@@ -1,0 +1,86 @@
+/* One body for every instruction set: _simd_body.h, included once for each with another vector width. */
+
+#include "_simd.h"
+
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+#define OKCORE_X86 1
+#else
+#define OKCORE_X86 0
+#endif
+
+#define BYTES 16
+#define TARGET
+#define SUFFIX baseline
+#define GRAM_COLUMNS 2
+#define MIX_ROWS 4
+#include "_simd_body.h"
+
+#if OKCORE_X86
+#define BYTES 32
+#define TARGET __attribute__((target("avx2,fma")))
+#define SUFFIX avx2
+#define GRAM_COLUMNS 2
+#define MIX_ROWS 4
+#include "_simd_body.h"
+
+#define BYTES 64
+#define TARGET __attribute__((target("avx512f,avx512dq,avx512vl,avx512bw,fma,avx2")))
+#define SUFFIX avx512
+#define GRAM_COLUMNS 4
+#define MIX_ROWS 8
+#include "_simd_body.h"
+
+static int level(void)
+{
+    static int found = -1; /* written with the same value by every thread that comes here first */
+    if (found < 0) {
+        __builtin_cpu_init();
+        if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq")
+            && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw"))
+            found = 2;
+        else if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+            found = 1;
+        else
+            found = 0;
+    }
+    return found;
+}
+
+#define DISPATCH(kernel, ...)                                                                                          \
+    switch (level()) {                                                                                                 \
+    case 2: kernel##_avx512(__VA_ARGS__); break;                                                                       \
+    case 1: kernel##_avx2(__VA_ARGS__); break;                                                                         \
+    default: kernel##_baseline(__VA_ARGS__);                                                                           \
+    }
+#else
+static int level(void) { return 0; }
+#define DISPATCH(kernel, ...) kernel##_baseline(__VA_ARGS__);
+#endif
+
+void okcore_sgram(int n, ptrdiff_t columns, const float *X, ptrdiff_t ld, double *panel, double *gram)
+{
+    DISPATCH(sgram, n, columns, X, ld, panel, gram)
+}
+
+void okcore_dgram(int n, ptrdiff_t columns, const double *X, ptrdiff_t ld, double *panel, double *gram)
+{
+    DISPATCH(dgram, n, columns, X, ld, panel, gram)
+}
+
+void okcore_smix(int n, int r, int rank, ptrdiff_t columns, const float *M, const float *X, ptrdiff_t ldx, float *Y,
+                 ptrdiff_t ldy)
+{
+    DISPATCH(smix, n, r, rank, columns, M, X, ldx, Y, ldy)
+}
+
+void okcore_dmix(int n, int r, int rank, ptrdiff_t columns, const double *M, const double *X, ptrdiff_t ldx,
+                 double *Y, ptrdiff_t ldy)
+{
+    DISPATCH(dmix, n, r, rank, columns, M, X, ldx, Y, ldy)
+}
+
+const char *okcore_instructions(void)
+{
+    static const char *const names[] = {"baseline", "avx2", "avx512"};
+    return names[level()];
+}
