@@ -49,8 +49,10 @@ def test_source_archive_holds_all_sources_and_needs_no_git(tmp_path):
     assert done.returncode == 0, done.stderr
     with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
         names = {re.sub(r"^[^/]+/", "", name) for name in archive.getnames()}
-    patterns = ("okcore/**/*.py", "okcore/*.py[xd]", "okcore/*.h", "okcore/_simd.c", "tests/*.py", "tests/*.c", "examples/*.py", "docs/*.*")
+    package = ("okcore/**/*.py", "okcore/*.py[xd]", "okcore/*.h", "okcore/_simd.c")
+    patterns = (*package, "tests/*.py", "tests/*.c", "examples/*.py", "docs/*.*")
     sources = {str(path.relative_to(ROOT)) for pattern in patterns for path in ROOT.glob(pattern)}
     assert sources <= names, sources - names
     assert {"setup.py", "pyproject.toml", "README.md", "LICENSE", "Makefile"} <= names
-    assert not [name for name in names if name.endswith((".so", ".pxi")) or re.fullmatch(r"okcore/.*(?<!_simd)\.c", name)]
+    built = re.compile(r".*\.(so|pxi)|okcore/.*(?<!_simd)\.c")
+    assert not [name for name in names if built.fullmatch(name)]
