@@ -6,141 +6,134 @@ Every cell is pointwise in its pre-activations, so with s = f(pre, s') per unit
 """
 
 from cython cimport floating
-from libc.math cimport exp, tanh
 
 import numpy as np
 
 from okcore import _memory
 from okcore._memory import aligned_zeros
 
-cdef extern from "<math.h>" nogil:
-    float expf(float)
-    float tanhf(float)
-
-
-cdef inline floating sigmoid(floating a) noexcept nogil:
-    if floating is float:
-        return 1 / (1 + expf(-a))
-    else:
-        return 1 / (1 + exp(-a))
-
-
-cdef inline floating hyperbolic(floating a) noexcept nogil:
-    if floating is float:
-        return tanhf(a)
-    else:
-        return tanh(a)
+from okcore._kernels cimport sigmoid, tanh
 
 
 cdef void rnn(
-    int lanes, int n, const floating *pre, const floating *state, floating *state_next, floating *d, floating *c,
+    int lanes, int n, floating *pre, const floating *state, floating *state_next, floating *d, floating *c,
 ) noexcept nogil:
     # h = tanh(a)
     cdef Py_ssize_t i
-    cdef floating h
+    tanh[floating](<Py_ssize_t> lanes * n, pre, state_next)
     for i in range(<Py_ssize_t> lanes * n):
-        h = hyperbolic(pre[i])
-        state_next[i] = h
-        d[i] = 1 - h * h
+        d[i] = 1 - state_next[i] * state_next[i]
         c[i] = 0
 
 
 cdef void rhn(
-    int lanes, int n, const floating *pre, const floating *state, floating *state_next, floating *d, floating *c,
+    int lanes, int n, floating *pre, const floating *state, floating *state_next, floating *d, floating *c,
 ) noexcept nogil:
-    # z = 2 sigma(a_z) - 1, f = sigma(a_f), h = f h' + (1 - f) z
+    # z = 2 sigmoid(a_z) - 1, f = sigmoid(a_f), h = f h' + (1 - f) z
     cdef int lane, i
-    cdef Py_ssize_t at, row
-    cdef floating s, z, f
+    cdef Py_ssize_t at
+    cdef const floating *s
+    cdef const floating *f
+    cdef floating *d_z
+    cdef floating *d_f
+    cdef floating z
+    sigmoid[floating](<Py_ssize_t> lanes * 2 * n, pre, pre)
     for lane in range(lanes):
         at = <Py_ssize_t> lane * n
-        row = 2 * at
+        s, f = pre + 2 * at, pre + 2 * at + n
+        d_z, d_f = d + 2 * at, d + 2 * at + n
         for i in range(n):
-            s = sigmoid(pre[row + i])
-            z = 2 * s - 1
-            f = sigmoid(pre[row + n + i])
-            state_next[at + i] = f * state[at + i] + (1 - f) * z
-            d[row + i] = (1 - f) * 2 * s * (1 - s)
-            d[row + n + i] = (state[at + i] - z) * f * (1 - f)
-            c[at + i] = f
+            z = 2 * s[i] - 1
+            state_next[at + i] = f[i] * state[at + i] + (1 - f[i]) * z
+            d_z[i] = (1 - f[i]) * 2 * s[i] * (1 - s[i])
+            d_f[i] = (state[at + i] - z) * f[i] * (1 - f[i])
+            c[at + i] = f[i]
 
 
 cdef void lstm(
-    int lanes, int n, const floating *pre, const floating *state, floating *state_next, floating *d, floating *c,
+    int lanes, int n, floating *pre, const floating *state, floating *state_next, floating *d, floating *c,
 ) noexcept nogil:
     # rows i, f, g, o (torch's order); c = f c' + i g, h = o tanh(c); state [h, c]
     cdef int lane, i
-    cdef const floating *a
-    cdef const floating *cell_old
-    cdef floating *h_next
+    cdef floating *gate_i
+    cdef floating *gate_f
+    cdef floating *gate_g
+    cdef floating *gate_o
+    cdef const floating *old
+    cdef floating *h
+    cdef floating *new
     cdef floating *d_h
     cdef floating *d_c
     cdef floating *grid
-    cdef floating gate_i, gate_f, gate_g, gate_o, old, new, squashed, dh_dc
+    cdef floating dh_dc
     for lane in range(lanes):
-        a = pre + <Py_ssize_t> lane * 4 * n
-        cell_old = state + <Py_ssize_t> lane * 2 * n + n
-        h_next = state_next + <Py_ssize_t> lane * 2 * n
+        gate_i = pre + <Py_ssize_t> lane * 4 * n
+        gate_f, gate_g, gate_o = gate_i + n, gate_i + 2 * n, gate_i + 3 * n
+        old = state + <Py_ssize_t> lane * 2 * n + n
+        h = state_next + <Py_ssize_t> lane * 2 * n
+        new = h + n
         d_h = d + <Py_ssize_t> lane * 8 * n
         d_c = d_h + 4 * n
-        grid = c + <Py_ssize_t> lane * 4 * n
+        grid = c + <Py_ssize_t> lane * 4 * n     # dh/dh', dh/dc', dc/dh', dc/dc'
+        sigmoid[floating](2 * n, gate_i, gate_i)
+        tanh[floating](n, gate_g, gate_g)
+        sigmoid[floating](n, gate_o, gate_o)
         for i in range(n):
-            gate_i = sigmoid(a[i])
-            gate_f = sigmoid(a[n + i])
-            gate_g = hyperbolic(a[2 * n + i])
-            gate_o = sigmoid(a[3 * n + i])
-            old = cell_old[i]
-            new = gate_f * old + gate_i * gate_g
-            squashed = hyperbolic(new)
-            h_next[i] = gate_o * squashed
-            h_next[n + i] = new
-            dh_dc = gate_o * (1 - squashed * squashed)
-            d_c[i] = gate_g * gate_i * (1 - gate_i)
-            d_c[n + i] = old * gate_f * (1 - gate_f)
-            d_c[2 * n + i] = gate_i * (1 - gate_g * gate_g)
+            new[i] = gate_f[i] * old[i] + gate_i[i] * gate_g[i]
+        tanh[floating](n, new, h)
+        for i in range(n):
+            dh_dc = gate_o[i] * (1 - h[i] * h[i])
+            d_c[i] = gate_g[i] * gate_i[i] * (1 - gate_i[i])
+            d_c[n + i] = old[i] * gate_f[i] * (1 - gate_f[i])
+            d_c[2 * n + i] = gate_i[i] * (1 - gate_g[i] * gate_g[i])
             d_c[3 * n + i] = 0
             d_h[i] = dh_dc * d_c[i]
             d_h[n + i] = dh_dc * d_c[n + i]
             d_h[2 * n + i] = dh_dc * d_c[2 * n + i]
-            d_h[3 * n + i] = squashed * gate_o * (1 - gate_o)
-            grid[i] = 0                          # dh/dh'
-            grid[n + i] = dh_dc * gate_f         # dh/dc'
-            grid[2 * n + i] = 0                  # dc/dh'
-            grid[3 * n + i] = gate_f             # dc/dc'
+            d_h[3 * n + i] = h[i] * gate_o[i] * (1 - gate_o[i])
+            grid[i] = 0
+            grid[n + i] = dh_dc * gate_f[i]
+            grid[2 * n + i] = 0
+            grid[3 * n + i] = gate_f[i]
+            h[i] *= gate_o[i]
 
 
 cdef void gru(
-    int lanes, int n, const floating *pre, const floating *state, floating *state_next, floating *d, floating *c,
+    int lanes, int n, floating *pre, const floating *state, floating *state_next, floating *d, floating *c,
 ) noexcept nogil:
     # rows r, z, n ("reset after", torch's form); input and recurrence arrive apart:
     # g = tanh(x_n + r h_n), h = (1 - z) g + z h'
     cdef int lane, i
-    cdef const floating *from_x
+    cdef Py_ssize_t at
+    cdef floating *r
+    cdef floating *z
+    cdef floating *g
     cdef const floating *from_h
+    cdef const floating *h_n
     cdef floating *d_x
     cdef floating *d_h
-    cdef Py_ssize_t at
-    cdef floating r, z, g, old, dh_dg
+    cdef floating dh_dg
     for lane in range(lanes):
         at = <Py_ssize_t> lane * n
-        from_x = pre + 6 * at
-        from_h = from_x + 3 * n
-        d_x = d + 6 * at
-        d_h = d_x + 3 * n
+        r, z, g = pre + 6 * at, pre + 6 * at + n, pre + 6 * at + 2 * n
+        from_h, h_n = pre + 6 * at + 3 * n, pre + 6 * at + 5 * n
+        d_x, d_h = d + 6 * at, d + 6 * at + 3 * n
+        for i in range(2 * n):
+            r[i] += from_h[i]
+        sigmoid[floating](2 * n, r, r)
         for i in range(n):
-            r = sigmoid(from_x[i] + from_h[i])
-            z = sigmoid(from_x[n + i] + from_h[n + i])
-            g = hyperbolic(from_x[2 * n + i] + r * from_h[2 * n + i])
-            old = state[at + i]
-            state_next[at + i] = (1 - z) * g + z * old
-            dh_dg = (1 - z) * (1 - g * g)
-            d_x[i] = dh_dg * from_h[2 * n + i] * r * (1 - r)
-            d_x[n + i] = (old - g) * z * (1 - z)
+            g[i] += r[i] * h_n[i]
+        tanh[floating](n, g, g)
+        for i in range(n):
+            state_next[at + i] = (1 - z[i]) * g[i] + z[i] * state[at + i]
+            dh_dg = (1 - z[i]) * (1 - g[i] * g[i])
+            d_x[i] = dh_dg * h_n[i] * r[i] * (1 - r[i])
+            d_x[n + i] = (state[at + i] - g[i]) * z[i] * (1 - z[i])
             d_x[2 * n + i] = dh_dg
             d_h[i] = d_x[i]
             d_h[n + i] = d_x[n + i]
-            d_h[2 * n + i] = dh_dg * r
-            c[at + i] = z
+            d_h[2 * n + i] = dh_dg * r[i]
+            c[at + i] = z[i]
 
 
 cdef class CellKernel:

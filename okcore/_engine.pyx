@@ -158,7 +158,7 @@ cdef class Engine:
             mask = <unsigned char *> cnp.PyArray_DATA(<cnp.ndarray> reset)
         hidden = self.output(out, self.batch_size, self.n)
         with nogil:
-            self.take_step(floats, symbols, mask)
+            self.take_step(floats, symbols, mask, False)
             self.copy_hidden(cnp.PyArray_DATA(hidden))
         return hidden
 
@@ -266,9 +266,9 @@ cdef class Engine:
             for t in range(T):
                 mask = NULL if masks == NULL else masks + t * self.batch_size
                 if by_symbol:
-                    self.take_step(NULL, (<long long *> x) + t * self.batch_size, mask)
+                    self.take_step(NULL, (<long long *> x) + t * self.batch_size, mask, t > 0)
                 else:
-                    self.take_step(x + t * self.batch_size * self.v * item, NULL, mask)
+                    self.take_step(x + t * self.batch_size * self.v * item, NULL, mask, t > 0)
                 self.copy_hidden(h + t * self.batch_size * self.n * item)
                 if dh != NULL:
                     self.accumulate_credit(dh + t * self.batch_size * self.n * item)
@@ -357,11 +357,13 @@ cdef class Engine:
 
     # ---- a step ----------------------------------------------------------------------------------------------
 
-    cdef int take_step(self, const void *x, const long long *symbols, const unsigned char *reset) except -1 nogil:
+    cdef int take_step(
+        self, const void *x, const long long *symbols, const unsigned char *reset, bint same_theta,
+    ) except -1 nogil:
         # The step is computed behind the tape first: if its state is not finite nothing has changed.  Then a full
         # block's end, the resets, and the step itself take effect.
         cdef int lane, slot = self.tape.open_steps, count = 0
-        lane = self.tape.compute_step(x, symbols, reset, self.state, self.state_next)
+        lane = self.tape.compute_step(x, symbols, reset, same_theta, self.state, self.state_next)
         if lane >= 0:
             with gil:
                 raise FloatingPointError(

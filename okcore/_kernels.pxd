@@ -54,3 +54,7 @@ cdef void mix_rows(
 cdef double sum_of_squares(Py_ssize_t size, const floating *x) noexcept nogil
 
 cdef bint all_finite(Py_ssize_t size, const floating *x) noexcept nogil
+
+# y <- sigmoid x, y <- tanh x; y may be x
+cdef void sigmoid(Py_ssize_t size, const floating *x, floating *y) noexcept nogil
+cdef void tanh(Py_ssize_t size, const floating *x, floating *y) noexcept nogil

@@ -10,6 +10,10 @@ cdef extern from "_simd.h" nogil:
                      float *Y, Py_ssize_t ldy)
     void okcore_dmix(int n, int r, int rank, Py_ssize_t columns, const double *M, const double *X, Py_ssize_t ldx,
                      double *Y, Py_ssize_t ldy)
+    void okcore_ssigmoid(Py_ssize_t size, const float *x, float *y)
+    void okcore_dsigmoid(Py_ssize_t size, const double *x, double *y)
+    void okcore_stanh(Py_ssize_t size, const float *x, float *y)
+    void okcore_dtanh(Py_ssize_t size, const double *x, double *y)
     const char *okcore_instructions()
 
 
@@ -181,6 +185,20 @@ cdef void mix_rows(
         okcore_smix(N, r, rank, cols, M, X, cols, Y, cols)
     else:
         okcore_dmix(N, r, rank, cols, M, X, cols, Y, cols)
+
+
+cdef void sigmoid(Py_ssize_t size, const floating *x, floating *y) noexcept nogil:
+    if floating is float:
+        okcore_ssigmoid(size, x, y)
+    else:
+        okcore_dsigmoid(size, x, y)
+
+
+cdef void tanh(Py_ssize_t size, const floating *x, floating *y) noexcept nogil:
+    if floating is float:
+        okcore_stanh(size, x, y)
+    else:
+        okcore_dtanh(size, x, y)
 
 
 def instructions():

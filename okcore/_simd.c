@@ -1,5 +1,7 @@
 /* One body for every instruction set: _simd_body.h, included once for each with another vector width. */
 
+#include <stdint.h>
+
 #include "_simd.h"
 
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
@@ -77,6 +79,26 @@ void okcore_dmix(int n, int r, int rank, ptrdiff_t columns, const double *M, con
                  double *Y, ptrdiff_t ldy)
 {
     DISPATCH(dmix, n, r, rank, columns, M, X, ldx, Y, ldy)
+}
+
+void okcore_ssigmoid(ptrdiff_t size, const float *x, float *y)
+{
+    DISPATCH(ssigmoid, size, x, y)
+}
+
+void okcore_dsigmoid(ptrdiff_t size, const double *x, double *y)
+{
+    DISPATCH(dsigmoid, size, x, y)
+}
+
+void okcore_stanh(ptrdiff_t size, const float *x, float *y)
+{
+    DISPATCH(stanh, size, x, y)
+}
+
+void okcore_dtanh(ptrdiff_t size, const double *x, double *y)
+{
+    DISPATCH(dtanh, size, x, y)
 }
 
 const char *okcore_instructions(void)

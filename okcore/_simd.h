@@ -21,6 +21,12 @@ void okcore_smix(int n, int r, int rank, ptrdiff_t columns, const float *M, cons
 void okcore_dmix(int n, int r, int rank, ptrdiff_t columns, const double *M, const double *X, ptrdiff_t ldx,
                  double *Y, ptrdiff_t ldy);
 
+/* y <- sigmoid x, y <- tanh x; y may be x.  Within 3 units in the last place; NaN stays NaN. */
+void okcore_ssigmoid(ptrdiff_t size, const float *x, float *y);
+void okcore_dsigmoid(ptrdiff_t size, const double *x, double *y);
+void okcore_stanh(ptrdiff_t size, const float *x, float *y);
+void okcore_dtanh(ptrdiff_t size, const double *x, double *y);
+
 /* "avx512", "avx2" or "baseline" */
 const char *okcore_instructions(void);
 

@@ -29,9 +29,11 @@ cdef class Tape:
     cdef void *spare                     # (B, S)
 
     # One step from `state` (B, S) into `state_next` (B, S) and the slot behind the tape; nothing that counts is
-    # changed. Returns -1, or the first lane whose new state is not finite.
+    # changed. same_theta: it is the last step's, so there is nothing to compare. Returns -1, or the first lane whose
+    # new state is not finite.
     cdef int compute_step(
-        self, const void *x, const long long *symbols, const unsigned char *reset, void *state, void *state_next,
+        self, const void *x, const long long *symbols, const unsigned char *reset, bint same_theta,
+        void *state, void *state_next,
     ) except -2 nogil
 
     # Make the step in slot `source` the newest one on the tape.

@@ -64,13 +64,14 @@ cdef class Tape:
         self.open_steps, self.credited, self.last_slot = open_steps, credited, last_slot
 
     cdef int compute_step(
-        self, const void *x, const long long *symbols, const unsigned char *reset, void *state, void *state_next,
+        self, const void *x, const long long *symbols, const unsigned char *reset, bint same_theta,
+        void *state, void *state_next,
     ) except -2 nogil:
         if self.cell.single:
             return compute_step[float](
-                self, <const float *> x, symbols, reset, <const float *> state, <float *> state_next)
+                self, <const float *> x, symbols, reset, same_theta, <const float *> state, <float *> state_next)
         return compute_step[double](
-            self, <const double *> x, symbols, reset, <const double *> state, <double *> state_next)
+            self, <const double *> x, symbols, reset, same_theta, <const double *> state, <double *> state_next)
 
     cdef void commit_step(self, int source) noexcept nogil:
         cdef Py_ssize_t lanes = self.batch_size * (sizeof(float) if self.cell.single else sizeof(double))
@@ -123,7 +124,7 @@ cdef inline void copy_row(void *rows, int source, int target, Py_ssize_t size) n
     memcpy(<char *> rows + target * size, <char *> rows + source * size, size)
 
 
-cdef void snapshot_parameters(Tape tape, const floating *theta) noexcept nogil:
+cdef void snapshot_parameters(Tape tape, const floating *theta, bint same_theta) noexcept nogil:
     # Online updates: H_tau is made with the W_h in force at tau, so each distinct W_h is copied when it is used.
     # A ring of K + 1 snapshots is enough: the open block's steps have at most K, the new step one more.
     cdef int row, slot = tape.last_slot, P = tape.P, n = tape.n, m = tape.m
@@ -133,7 +134,7 @@ cdef void snapshot_parameters(Tape tape, const floating *theta) noexcept nogil:
     cdef bint same = slot >= 0
     if not tape.keeps_w:
         return
-    if same:
+    if same and not same_theta:
         snapshot = <floating *> tape.w + slot * size
         for row in range(P):
             if memcmp(snapshot + row * n, W_h + <Py_ssize_t> row * m, n * sizeof(floating)) != 0:
@@ -149,7 +150,7 @@ cdef void snapshot_parameters(Tape tape, const floating *theta) noexcept nogil:
 
 cdef int compute_step(
     Tape tape, const floating *x, const long long *symbols, const unsigned char *reset,
-    const floating *state, floating *state_next,
+    bint same_theta, const floating *state, floating *state_next,
 ) except -2 nogil:
     cdef int B = tape.batch_size, tau = tape.open_steps, q = tape.q, k = tape.k, S = tape.S, P = tape.P, m = tape.m
     cdef int lane
@@ -163,7 +164,7 @@ cdef int compute_step(
         for lane in range(B):
             if reset[lane]:
                 memset(before + lane * S, 0, S * sizeof(floating))
-    snapshot_parameters[floating](tape, theta)
+    snapshot_parameters[floating](tape, theta, same_theta)
     augmented_input[floating](B, q, tape.v, tape.n, S, x, symbols, before, u_hat)
     # pre (B q, P) = u_hat (B q, m) theta^T (m, P): 2 B q m P flops
     gemm[floating](False, True, B * q, P, m, 1, u_hat, m, theta, m, 0, <floating *> tape.pre, P)

@@ -92,3 +92,21 @@ def test_theta_is_one_buffer():
     assert cell.theta is buffer and (buffer == 1).all()
     assert buffer.ctypes.data % 64 == 0 and buffer.flags.c_contiguous
     assert buffer.shape == (3 * 5, 3 + 5 + 2)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sigmoid_and_tanh_are_exact_to_some_units_in_the_last_place(dtype):
+    # Through cells: an RNN's step is tanh(x), an RHN's with f = 1/2 and h' = 0 is sigmoid(x) - 1/2.
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(size=2000) * 10.0 ** rng.uniform(-6, 2, 2000), [0, 0.625, -0.625, 100, -100]])
+    x = x.astype(dtype)
+    wide = x.astype(np.longdouble)
+    for n in (len(x), 3):  # whole vectors, and less than one
+        rnn = okcore.RNN(1, n, dtype=dtype, init="zeros")
+        rnn.theta[:, -1] = x[:n]
+        h = okcore.TBPTT(rnn, 1).step(np.zeros((1, 1), dtype))[0]
+        np.testing.assert_allclose(h, np.tanh(wide[:n]), rtol=4 * np.finfo(dtype).eps)
+        rhn = okcore.RHN(1, n, dtype=dtype, init="zeros")
+        rhn.theta[:n, -1] = x[:n]
+        h = okcore.TBPTT(rhn, 1).step(np.zeros((1, 1), dtype))[0]
+        np.testing.assert_allclose(h, 1 / (1 + np.exp(-wide[:n])) - 0.5, atol=4 * np.finfo(dtype).eps)

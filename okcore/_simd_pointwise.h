@@ -1,0 +1,91 @@
+/* Sigmoid and tanh for one instruction set and one type, after Moshier's Cephes; within 3 units in the last place. */
+
+#define JOIN_(a, b, c) a##b##_##c
+#define JOIN(a, b, c) JOIN_(a, b, c)
+#define LOCAL(kernel) JOIN(FIRST, kernel, SUFFIX)
+#define INLINE TARGET static inline __attribute__((always_inline))
+#define LANES (BYTES / (ptrdiff_t) sizeof(REAL))
+
+typedef REAL LOCAL(vector) __attribute__((vector_size(BYTES), aligned(sizeof(REAL)), may_alias));
+typedef INTEGER LOCAL(bits) __attribute__((vector_size(BYTES), aligned(sizeof(REAL)), may_alias));
+
+INLINE LOCAL(vector) LOCAL(select)(LOCAL(bits) mask, LOCAL(vector) yes, LOCAL(vector) no)
+{
+    return (LOCAL(vector)) ((mask & (LOCAL(bits)) yes) | (~mask & (LOCAL(bits)) no));
+}
+
+INLINE LOCAL(vector) LOCAL(exp)(LOCAL(vector) x)
+{
+    /* exp x = 2^k exp r, |r| <= ln 2 / 2; beyond what a REAL holds the largest or smallest, NaN stays NaN */
+    const LOCAL(vector) most = (LOCAL(vector)){0} + (REAL) EXP_MOST, least = (LOCAL(vector)){0} - (REAL) EXP_MOST;
+    x = LOCAL(select)(x > most, most, LOCAL(select)(x < least, least, x));
+    /* Adding and taking away 1.5 2^p rounds to an integer, which then stands in the low bits. */
+    const LOCAL(vector) shifter = (LOCAL(vector)){0} + (REAL) ROUNDER;
+    LOCAL(vector) shifted = x * (REAL) 1.44269504088896340736 + shifter;
+    LOCAL(vector) k = shifted - shifter;
+    LOCAL(vector) r = x - k * (REAL) LN2_HIGH - k * (REAL) LN2_LOW;
+    LOCAL(bits) scale = ((LOCAL(bits)) shifted - (LOCAL(bits)) shifter + EXPONENT_BIAS) << MANTISSA_BITS;
+#if REAL_IS_FLOAT
+    LOCAL(vector) p = r * 1.9875691500E-4f + 1.3981999507E-3f;
+    p = p * r + 8.3334519073E-3f;
+    p = p * r + 4.1665795894E-2f;
+    p = p * r + 1.6666665459E-1f;
+    p = p * r + 5.0000001201E-1f;
+    p = p * (r * r) + r + 1.0f;
+#else
+    LOCAL(vector) rr = r * r;
+    LOCAL(vector) a = r * ((rr * 1.26177193074810590878E-4 + 3.02994407707441961300E-2) * rr + 9.99999999999999999910E-1);
+    LOCAL(vector) b = ((rr * 3.00198505138664455042E-6 + 2.52448340349684104192E-3) * rr + 2.27265548208155028766E-1) * rr + 2.0;
+    LOCAL(vector) p = 1.0 + 2.0 * (a / (b - a));
+#endif
+    return p * (LOCAL(vector)) scale;
+}
+
+INLINE LOCAL(vector) LOCAL(sigmoid_of)(LOCAL(vector) x)
+{
+    return (REAL) 1 / ((REAL) 1 + LOCAL(exp)(-x));
+}
+
+INLINE LOCAL(vector) LOCAL(tanh_of)(LOCAL(vector) x)
+{
+    /* Near zero an odd polynomial; elsewhere 1 - 2 / (exp 2|x| + 1) with the sign of x */
+    LOCAL(vector) size = LOCAL(select)(x < (REAL) 0, -x, x), z = x * x;
+    LOCAL(vector) far = (REAL) 1 - (REAL) 2 / (LOCAL(exp)(size + size) + (REAL) 1);
+    far = LOCAL(select)(x < (REAL) 0, -far, far);
+#if REAL_IS_FLOAT
+    LOCAL(vector) p = z * -5.70498872745E-3f + 2.06390887954E-2f;
+    p = p * z - 5.37397155531E-2f;
+    p = p * z + 1.33314422036E-1f;
+    p = p * z - 3.33332819422E-1f;
+    LOCAL(vector) near = p * z * x + x;
+#else
+    LOCAL(vector) a = (z * -9.64399179425052238628E-1 - 9.92877231001918586564E1) * z - 1.61468768441708447952E3;
+    LOCAL(vector) b = ((z + 1.12811678491632931402E2) * z + 2.23548839060100448583E3) * z + 4.84406305325125486048E3;
+    LOCAL(vector) near = x + x * z * (a / b);
+#endif
+    return LOCAL(select)(size < (REAL) 0.625, near, far);
+}
+
+/* y <- f(x), both of `size`; the last, partial vector goes through a whole one */
+#define MAP(name, function)                                                                                            \
+    TARGET static void LOCAL(name)(ptrdiff_t size, const REAL *x, REAL *y)                                             \
+    {                                                                                                                  \
+        ptrdiff_t i = 0;                                                                                               \
+        for (; i + LANES <= size; i += LANES)                                                                          \
+            *(LOCAL(vector) *) (y + i) = function(*(const LOCAL(vector) *) (x + i));                                   \
+        if (i < size) {                                                                                                \
+            LOCAL(vector) rest = {0};                                                                                  \
+            __builtin_memcpy(&rest, x + i, (size_t) (size - i) * sizeof(REAL));                                        \
+            rest = function(rest);                                                                                     \
+            __builtin_memcpy(y + i, &rest, (size_t) (size - i) * sizeof(REAL));                                        \
+        }                                                                                                              \
+    }
+MAP(sigmoid, LOCAL(sigmoid_of))
+MAP(tanh, LOCAL(tanh_of))
+
+#undef MAP
+#undef JOIN_
+#undef JOIN
+#undef LOCAL
+#undef INLINE
+#undef LANES
