@@ -14,6 +14,17 @@ cdef void augmented_input(
     const floating *x, const long long *symbols, const floating *state, floating *u_hat,
 ) noexcept nogil
 
+# pre (B, q, P) = u_hat (B, q, m) theta^T
+cdef void preactivations(
+    int lanes, int q, int v, int n, int P, const floating *u_hat, const floating *theta, floating *pre,
+) noexcept nogil
+
+# gradient (P, m) += sum_rows e^T u_hat, e (rows, q, P), u_hat (rows, q, m); `sums` (q, P) is scratch.
+cdef void add_outer_products(
+    int rows, int q, int v, int n, int P, const floating *e, const floating *u_hat, floating *sums,
+    floating *gradient,
+) noexcept nogil
+
 # A (S, P) = Phi D, Phi (S, S); Phi NULL stands for the identity.
 cdef void immediate_factor(
     int k, int G, int n, const floating *Phi, const floating *d, floating *A,

@@ -39,6 +39,44 @@ cdef void augmented_input(
         row_h[m - 1] = 1
 
 
+cdef void preactivations(
+    int lanes, int q, int v, int n, int P, const floating *u_hat, const floating *theta, floating *pre,
+) noexcept nogil:
+    # (B, m)(m, P): 2 B m P flops.  With two terms, half of each u_hat is zero: x meets W_x, h meets W_h.
+    cdef int m = v + n + q, lane, p, j
+    cdef floating bias
+    if q == 1:
+        gemm[floating](False, True, lanes, P, m, 1, u_hat, m, theta, m, 0, pre, P)
+        return
+    gemm[floating](False, True, lanes, P, v, 1, u_hat, 2 * m, theta, m, 0, pre, 2 * P)
+    gemm[floating](False, True, lanes, P, n, 1, u_hat + m + v, 2 * m, theta + v, m, 0, pre + P, 2 * P)
+    for j in range(2):
+        for p in range(P):
+            bias = theta[<Py_ssize_t> p * m + v + n + j]
+            for lane in range(lanes):
+                pre[(2 * lane + j) * P + p] += bias
+
+
+cdef void add_outer_products(
+    int rows, int q, int v, int n, int P, const floating *e, const floating *u_hat, floating *sums,
+    floating *gradient,
+) noexcept nogil:
+    # (P, rows)(rows, m): 2 rows m P flops, by the same halves
+    cdef int m = v + n + q, row, p
+    if q == 1:
+        gemm[floating](True, False, P, m, rows, 1, e, P, u_hat, m, 1, gradient, m)
+        return
+    gemm[floating](True, False, P, v, rows, 1, e, 2 * P, u_hat, 2 * m, 1, gradient, m)
+    gemm[floating](True, False, P, n, rows, 1, e + P, 2 * P, u_hat + m + v, 2 * m, 1, gradient + v, m)
+    memset(sums, 0, 2 * P * sizeof(floating))
+    for row in range(rows):
+        for p in range(2 * P):
+            sums[p] += e[<Py_ssize_t> row * 2 * P + p]
+    for p in range(P):
+        gradient[<Py_ssize_t> p * m + v + n] += sums[p]
+        gradient[<Py_ssize_t> p * m + v + n + 1] += sums[P + p]
+
+
 cdef void immediate_factor(
     int k, int G, int n, const floating *Phi, const floating *d, floating *A,
 ) noexcept nogil:

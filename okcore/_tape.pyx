@@ -6,15 +6,16 @@ import numpy as np
 from okcore._memory import aligned_zeros
 
 from okcore._address cimport address
-from okcore._blas cimport gemm
 from okcore._cells cimport CellKernel
 from okcore._kernels cimport (
+    add_outer_products,
     all_finite,
     augmented_input,
     credit_times_immediate,
     credit_times_jacobian,
     dense_part,
     immediate_factor,
+    preactivations,
     transition_times_jacobian,
 )
 
@@ -166,8 +167,7 @@ cdef int compute_step(
                 memset(before + lane * S, 0, S * sizeof(floating))
     snapshot_parameters[floating](tape, theta, same_theta)
     augmented_input[floating](B, q, tape.v, tape.n, S, x, symbols, before, u_hat)
-    # pre (B q, P) = u_hat (B q, m) theta^T (m, P): 2 B q m P flops
-    gemm[floating](False, True, B * q, P, m, 1, u_hat, m, theta, m, 0, <floating *> tape.pre, P)
+    preactivations[floating](B, q, tape.v, tape.n, P, u_hat, theta, <floating *> tape.pre)
     tape.cell.step_lanes(B, tape.pre, before, state_next, d, c)
     for lane in range(B):
         if not all_finite[floating](S, state_next + lane * S):
@@ -187,7 +187,7 @@ cdef void add_credit(Tape tape, const floating *dh) noexcept nogil:
 cdef void sweep(Tape tape, const floating *dh, floating *delta, floating *gradient, bint reach_back) noexcept nogil:
     # delta <- credit; for tau = newest .. oldest: e_tau = delta D_tau, delta <- delta H_tau (2 B P n flops).
     # Then gradient (P, m) += sum_tau e_tau^T u_hat_tau, one product over all steps, terms and lanes.
-    cdef int B = tape.batch_size, n = tape.n, q = tape.q, k = tape.k, G = tape.G, S = tape.S, P = tape.P, m = tape.m
+    cdef int B = tape.batch_size, n = tape.n, q = tape.q, k = tape.k, G = tape.G, S = tape.S, P = tape.P
     cdef int open_steps = tape.open_steps, lane, i, tau
     cdef floating *rows
     cdef const floating *credit
@@ -216,8 +216,8 @@ cdef void sweep(Tape tape, const floating *dh, floating *delta, floating *gradie
             if tape.cut[tau * B + lane]:
                 memset(delta + lane * S, 0, S * sizeof(floating))
     if open_steps > 0:
-        gemm[floating](True, False, P, m, open_steps * B * q, 1, <floating *> tape.e, P, <floating *> tape.u_hat, m,
-                       1, gradient, m)
+        add_outer_products[floating](open_steps * B, q, tape.v, n, P, <floating *> tape.e, <floating *> tape.u_hat,
+                                     <floating *> tape.pre, gradient)
 
 
 cdef int lane_terms(
