@@ -1,5 +1,6 @@
 # make demo   sets everything up in .venv and trains a small network (two minutes)
 # make test   sets everything up in .venv and runs all tests
+# make bench, make bench-quick   the airspeed-velocity suite (bench/README.md)
 # make lint   ruff and cython-lint
 # make test-debug   all tests against a build with bounds checks
 # make clean  removes .venv and everything built
@@ -8,7 +9,7 @@ PYTHON ?= python3
 VENV ?= .venv
 SOURCES := pyproject.toml setup.py $(wildcard okcore/*.pyx okcore/*.pxd okcore/*.h) okcore/_simd.c
 
-.PHONY: demo test lint test-debug clean
+.PHONY: demo test lint bench bench-quick test-debug clean
 
 demo: $(VENV)/.ready
 	$(VENV)/bin/okcore train copy
@@ -19,6 +20,15 @@ test: $(VENV)/.ready
 lint: $(VENV)/.ready
 	$(VENV)/bin/ruff check .
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cython-lint okcore
+
+bench: $(VENV)/.ready
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check "asv>=0.6.6" virtualenv
+	cd bench && ../$(VENV)/bin/asv machine --yes && ../$(VENV)/bin/asv run "HEAD^!"
+
+bench-quick: $(VENV)/.ready
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check "asv>=0.6.6" virtualenv
+	cd bench && ../$(VENV)/bin/asv machine --yes && OPENBLAS_NUM_THREADS=1 ../$(VENV)/bin/asv run --quick \
+	  --environment "existing:../$(VENV)/bin/python" --set-commit-hash "$$(git rev-parse HEAD)"
 
 # Bounds, overflow and initialisation checks; a folder and an environment of its own beside the optimised build.
 test-debug:

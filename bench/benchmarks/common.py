@@ -1,0 +1,47 @@
+"""What the benchmarks share.  OKCORE_BENCH_TOY=1 makes every size tiny: the test suite runs each benchmark so."""
+
+import os
+
+import numpy as np
+
+import okcore
+
+TOY = os.environ.get("OKCORE_BENCH_TOY") == "1"
+
+ESTIMATORS = {
+    "tbptt": lambda cell, B: okcore.TBPTT(cell, 25, B),
+    "rtrl": lambda cell, B: okcore.RTRL(cell, batch_size=B),
+    "rtrl-block1": lambda cell, B: okcore.RTRL(cell, 1, B),
+    "uoro": lambda cell, B: okcore.UORO(cell, B, rng=0),
+    "kf-rtrl": lambda cell, B: okcore.KFRTRL(cell, batch_size=B, rng=0),
+    "ok8-block1": lambda cell, B: okcore.OK(cell, 8, 1, batch_size=B, rng=0),
+    "ok8": lambda cell, B: okcore.OK(cell, 8, batch_size=B, rng=0),
+}
+
+
+def sizes(*values):
+    """Return the sizes, or toy ones of the same number."""
+    return [3 + i for i in range(len(values))] if TOY else list(values)
+
+
+class Stream:
+    """An estimator on a random stream: one call is a step and a gradient."""
+
+    def __init__(self, estimator):
+        cell, B = estimator.cell, estimator.batch_size
+        rng = np.random.default_rng(0)
+        self.estimator = estimator
+        self.xs = list(rng.normal(size=(97, B, cell.n_in)).astype(cell.dtype))
+        self.dh = rng.normal(size=(B, cell.n_hidden)).astype(cell.dtype)
+        self.h, self.g = np.empty_like(self.dh), np.empty_like(cell.theta)
+        self.taken = 0
+
+    def __call__(self):
+        self.estimator.step(self.xs[self.taken % 97], out=self.h)
+        self.estimator.gradient(self.dh, out=self.g)
+        self.taken += 1
+
+    def block(self):
+        """Take whole blocks, of at least 8 steps."""
+        for _ in range(self.estimator.block * -(-8 // self.estimator.block)):
+            self()

@@ -1,0 +1,65 @@
+"""Steps and gradients: estimators by cells, sizes, blocks, dtypes and lanes; time, peak memory, accuracy."""
+
+import numpy as np
+
+import okcore
+
+from .common import ESTIMATORS, TOY, Stream, sizes
+
+
+class Steps:
+    """A whole block of steps with a gradient at each."""
+
+    params = [list(ESTIMATORS), ["RNN", "RHN", "LSTM", "GRU"], sizes(32, 128), [1, 8]]
+    param_names = ["estimator", "cell", "n", "lanes"]
+
+    def setup(self, estimator, cell, n, lanes):
+        self.stream = Stream(ESTIMATORS[estimator](getattr(okcore, cell)(16, n, rng=0), lanes))
+        self.stream.block()
+
+    def time_block(self, estimator, cell, n, lanes):
+        self.stream.block()
+
+
+class Ok:
+    """OK by rank, block and dtype, at RHN n = 128 with 4 lanes: time, and error against exact RTRL beside it."""
+
+    params = [[4, 16], [1, 4, 16, 32], ["float32", "float64"]]
+    param_names = ["rank", "block", "dtype"]
+
+    def setup(self, rank, block, dtype):
+        cell = okcore.RHN(16, 4 if TOY else 128, dtype=dtype, rng=0)
+        self.stream = Stream(okcore.OK(cell, rank, block, batch_size=4, rng=0))
+        self.exact = Stream(okcore.RTRL(cell, batch_size=4))
+        for _ in range(4 if TOY else 64):
+            self.stream()
+        self.stream.block()
+
+    def time_block(self, rank, block, dtype):
+        self.stream.block()
+
+    def gradients(self):
+        for _ in range(self.stream.taken):
+            self.exact()
+        return self.stream.g.ravel().astype(float), self.exact.g.ravel().astype(float)
+
+    def track_relative_error(self, rank, block, dtype):
+        one, other = self.gradients()
+        return float(np.linalg.norm(one - other) / np.linalg.norm(other))
+
+    def track_cosine(self, rank, block, dtype):
+        one, other = self.gradients()
+        return float(one @ other / np.linalg.norm(one) / np.linalg.norm(other))
+
+
+class Memory:
+    """Peak memory of the process."""
+
+    params = [list(ESTIMATORS), sizes(128, 256)]
+    param_names = ["estimator", "n"]
+
+    def setup(self, estimator, n):
+        self.cell = okcore.RNN(16, n, rng=0)
+
+    def peakmem_block(self, estimator, n):
+        Stream(ESTIMATORS[estimator](self.cell, 1)).block()
