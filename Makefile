@@ -1,4 +1,4 @@
-# make demo   sets everything up in .venv and trains a small network (two minutes)
+# make demo   sets everything up in .venv and trains a small network (a minute or two)
 # make test   sets everything up in .venv and runs all tests
 # make bench, make bench-quick   the airspeed-velocity suite (bench/README.md)
 # make lint   ruff and cython-lint

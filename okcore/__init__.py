@@ -15,7 +15,18 @@ a tape; a *carry* summarises all that came before.  Every estimator is the engin
     reference.py    all of the mathematics in plain NumPy: read this first
 """
 
+import os as _os
 from importlib.metadata import version as _version
+
+# A lane's thread that waits must sleep: by default it spins, and where another process wants the processor a step
+# then takes as long as the scheduler's time slices.  OpenMP reads this once, as the compiled modules are loaded.
+_waits = "OMP_WAIT_POLICY" not in _os.environ and "GOMP_SPINCOUNT" not in _os.environ
+if _waits:
+    _os.environ["OMP_WAIT_POLICY"] = "passive"
+from okcore import _engine  # noqa: F401
+
+if _waits:
+    del _os.environ["OMP_WAIT_POLICY"]
 
 from okcore import kron, tasks
 from okcore._carries import Carry

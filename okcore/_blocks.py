@@ -16,8 +16,8 @@ def step_cost(algorithm, K, cell, rank, update_every):
         contract = 2 * S * P * m / min(update_every, K)
     else:
         N = rank + K * q
-        # products, Gram matrix (float64: half the rate), mixing, the core's SVD (about 100 N^3 flops)
-        absorb = (2 * rank * S * S * P + 4 * N * N * S * P + 2 * rank * N * S * P + 100 * N**3) / K
+        # products, Gram matrix (float64: half the rate), mixing, and the core (LAPACK on small matrices is slow)
+        absorb = (2 * rank * S * S * P + 2 * N * N * S * P + 2 * rank * N * S * P + 250 * N**3 + 3e5) / K
         contract = 2 * rank * S * P / min(update_every, K)
     return transition + sweep + absorb + contract
 

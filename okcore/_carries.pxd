@@ -3,6 +3,10 @@
 from okcore._cells cimport CellKernel
 
 
+# The threads to use of n: 1 in a forked child, whose parent's OpenMP threads are not there.
+cdef int threads_of(int n) noexcept nogil
+
+
 cdef class Carry:
     cdef readonly CellKernel cell
     cdef readonly int batch_size

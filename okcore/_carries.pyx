@@ -5,12 +5,30 @@ what a credit times it is (contract), and how it is forgotten (zero).  Everythin
 block, credits and resets, belongs to the engine and is the same for all.
 """
 
+import os
+
 import numpy as np
 
 from okcore import _memory
 from okcore._validation import as_int
 
 from okcore._cells cimport CellKernel
+
+
+cdef bint forked = False
+
+
+def _note_fork():
+    global forked
+    forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
+
+
+cdef int threads_of(int n) noexcept nogil:
+    return 1 if forked else n
 
 
 cdef class Carry:

@@ -20,7 +20,7 @@ from okcore import _validation
 from okcore._memory import aligned_zeros
 
 from okcore._address cimport address
-from okcore._carries cimport Carry
+from okcore._carries cimport Carry, threads_of
 from okcore._cells cimport CellKernel
 from okcore._kernels cimport all_finite
 from okcore._tape cimport Tape
@@ -59,6 +59,7 @@ cdef class Engine:
     cdef void *state_next                # (B, S)
     cdef void *delta                     # (B, S) the credit at the block's start
     cdef object delta_array
+    cdef object failure                  # an exception of a carry in Python
     # of each thread, for closing a block
     cdef void *phi                       # 2 (S, S)
     cdef void *dense                     # (S, n)
@@ -277,6 +278,7 @@ cdef class Engine:
 
     def reset(self, mask=None):
         """Zero the state and the influence of the lanes in `mask` (all if None); credits given before stay."""
+        self.check_made()
         if mask is None:
             mask = np.ones(self.batch_size, bool)
         mask = self.lanes("mask", mask)
@@ -289,6 +291,7 @@ cdef class Engine:
         cdef cnp.ndarray array
         cdef bint symbols
         cdef int axes = 1 if one_step else 2   # of symbols; floats have one more
+        self.check_made()
         if cnp.PyArray_CheckExact(x) and cnp.PyArray_ISCARRAY_RO(x):
             array = x
             symbols = is_long(cnp.PyArray_TYPE(array))
@@ -329,6 +332,7 @@ cdef class Engine:
         # (B, n_hidden) if length is -1, else (length, B, n_hidden)
         # (B, n_hidden) floats, (length, B, n_hidden) for run
         cdef cnp.ndarray array
+        self.check_made()
         if not (
             length < 0 and cnp.PyArray_CheckExact(dh) and cnp.PyArray_NDIM(dh) == 2
             and cnp.PyArray_TYPE(dh) == self.type_number() and cnp.PyArray_ISCARRAY_RO(dh)
@@ -342,8 +346,10 @@ cdef class Engine:
         return array
 
     cdef cnp.ndarray output(self, out, Py_ssize_t rows, Py_ssize_t columns):
-        cdef int type_number = self.type_number()
+        cdef int type_number
         cdef cnp.npy_intp shape[2]
+        self.check_made()
+        type_number = self.type_number()
         if out is None:
             shape[0] = rows
             shape[1] = columns
@@ -403,7 +409,9 @@ cdef class Engine:
             if gradient == self.pending:  # these credits have no gradient, and must not poison the next
                 memset(self.pending, 0, size * self.item)
             with gil:
-                self.raise_overflow(self.overflowing_lane())
+                if not np.isfinite(self.tape.arrays["credit"]).all():
+                    raise FloatingPointError(f"the sum of credits is not finite at step {self.steps}")
+                self.raise_overflow(self.overflowing_lanes())
         return 0
 
     cdef int gradient_into(self, const void *dh, void *gradient) except -1 nogil:
@@ -435,23 +443,42 @@ cdef class Engine:
 
     cdef int close_block(self) except -1 nogil:
         # Sweep what waits, then let the carry absorb the tape, lanes spread over threads.
-        cdef int lane, bad = -1
+        cdef int lane, bad = 0
         self.sweep_credits()
-        if self.carry.needs_terms:
-            if self.carry.n_threads == 1:
-                for lane in range(self.batch_size):
-                    self.infos[lane] = absorb(self, lane, 0)
-            else:
-                for lane in prange(self.batch_size, num_threads=self.carry.n_threads, schedule="dynamic"):
-                    self.infos[lane] = absorb_quietly(self, lane, threadid())
+        cdef int threads = threads_of(self.carry.n_threads)
+        if not self.carry.compiled:
+            with gil:
+                self.absorb_in_python()
+        elif self.carry.needs_terms and threads == 1:
+            for lane in range(self.batch_size):
+                self.infos[lane] = absorb(self, lane, 0)
+        elif self.carry.needs_terms:
+            for lane in prange(self.batch_size, num_threads=threads, schedule="dynamic"):
+                self.infos[lane] = absorb_quietly(self, lane, threadid())
         self.tape.empty()
         for lane in range(self.batch_size):
             if self.infos[lane] != 0:  # only this lane's influence is lost; the others have gone on
                 self.carry.zero_lane(lane)
-                bad = lane if bad < 0 else bad
-        if bad >= 0:
+                bad += 1
+        if bad > 0:
             with gil:
-                self.raise_overflow(bad, "; it was set to zero")
+                if self.failure is not None:
+                    error, self.failure = self.failure, None
+                    raise error
+                self.raise_overflow(
+                    [lane for lane in range(self.batch_size) if self.infos[lane]],
+                    ", was set to zero, and the step was not taken")
+        return 0
+
+    cdef int absorb_in_python(self) except -1:
+        # Every lane gets its turn, so that a block is never absorbed twice; the first exception waits in `failure`.
+        cdef int lane
+        for lane in range(self.batch_size):
+            try:
+                self.infos[lane] = absorb(self, lane, 0)
+            except Exception as error:
+                self.infos[lane] = 1
+                self.failure = self.failure or error
         return 0
 
     cdef int reset_lanes(self, const unsigned char *mask) except -1 nogil:
@@ -472,24 +499,32 @@ cdef class Engine:
 
     # ---- errors ----------------------------------------------------------------------------------------------
 
-    cdef overflowing_lane(self):
-        # The lane whose credit, or whose credit times influence, is not finite
+    cdef overflowing_lanes(self):
+        # The lanes whose credit times influence is not finite
         cdef cnp.ndarray gradient = np.empty((self.P, self.m), self.cell.dtype)
-        credits = self.delta_array.copy()
+        credits, lanes = self.delta_array.copy(), []
         for lane in range(self.batch_size):
             self.delta_array[...] = 0
             self.delta_array[lane] = credits[lane]
             gradient[...] = 0
             self.carry.contract_lanes(self.delta, cnp.PyArray_DATA(gradient))
             if not (np.isfinite(credits[lane]).all() and np.isfinite(gradient).all()):
-                return lane
-        return None
+                lanes.append(lane)
+        return lanes
 
-    cdef raise_overflow(self, lane, remedy=""):
-        where = "the sum of influences over lanes" if lane is None else f"the influence of lane {lane}"
+    cdef raise_overflow(self, lanes, remedy=""):
+        if not lanes:
+            where = "all lanes together"
+        else:
+            where = ("lane " if len(lanes) == 1 else "lanes ") + ", ".join(map(str, lanes))
         raise FloatingPointError(
-            f"{where} is not finite at step {self.steps}{remedy}: the product of the state Jacobians grows "
-            "without bound (reset the lane, or keep theta smaller)")
+            f"the influence of {where} is not finite at step {self.steps}{remedy}: the product of the state Jacobians "
+            "grows without bound (reset the lane, or keep theta smaller)")
+
+    cdef int check_made(self) except -1:
+        if self.tape is None:
+            raise RuntimeError(f"{type(self).__name__}.__init__ must call super().__init__")
+        return 0
 
     # ---- for okcore.Estimator: restoring ---------------------------------------------------------------------
 

@@ -87,10 +87,11 @@ cdef int exact_absorb(
         while start < columns:
             width = <int> min(<Py_ssize_t> COLUMN_PANEL, columns - start)
             for s in range(S):
-                if not all_finite(width, J + s * columns + start):
-                    return 1
                 memcpy(panel + s * width, J + s * columns + start, width * sizeof(floating))
             gemm[floating](False, False, S, width, S, 1, Phi, S, panel, width, 0, J + start, <int> columns)
+            for s in range(S):
+                if not all_finite(width, J + s * columns + start):
+                    return 1
             start += COLUMN_PANEL
     # J <- J + sum_i A_i (x) u_i: (N, S P)^T (N, m), 2 N S P m flops
     if n_terms > 0:

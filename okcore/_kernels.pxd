@@ -61,7 +61,8 @@ cdef void mix_rows(
     int N, int r, int rank, Py_ssize_t cols, const floating *M, const floating *X, floating *Y,
 ) noexcept nogil
 
-# Sum of squares, accumulated in float64
+# x . y and x . x, accumulated in float64
+cdef double dot_in_double(Py_ssize_t size, const floating *x, const floating *y) noexcept nogil
 cdef double sum_of_squares(Py_ssize_t size, const floating *x) noexcept nogil
 
 cdef bint all_finite(Py_ssize_t size, const floating *x) noexcept nogil

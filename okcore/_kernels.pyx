@@ -244,20 +244,24 @@ def instructions():
     return okcore_instructions().decode()
 
 
-cdef double sum_of_squares(Py_ssize_t size, const floating *x) noexcept nogil:
+cdef double dot_in_double(Py_ssize_t size, const floating *x, const floating *y) noexcept nogil:
     # Four running sums: a single one would wait for each addition.
     cdef double s0 = 0, s1 = 0, s2 = 0, s3 = 0
     cdef Py_ssize_t i = 0
     while i + 4 <= size:
-        s0 += <double> x[i] * x[i]
-        s1 += <double> x[i + 1] * x[i + 1]
-        s2 += <double> x[i + 2] * x[i + 2]
-        s3 += <double> x[i + 3] * x[i + 3]
+        s0 += <double> x[i] * y[i]
+        s1 += <double> x[i + 1] * y[i + 1]
+        s2 += <double> x[i + 2] * y[i + 2]
+        s3 += <double> x[i + 3] * y[i + 3]
         i += 4
     while i < size:
-        s0 += <double> x[i] * x[i]
+        s0 += <double> x[i] * y[i]
         i += 1
     return (s0 + s1) + (s2 + s3)
+
+
+cdef double sum_of_squares(Py_ssize_t size, const floating *x) noexcept nogil:
+    return dot_in_double[floating](size, x, x)
 
 
 cdef bint all_finite(Py_ssize_t size, const floating *x) noexcept nogil:

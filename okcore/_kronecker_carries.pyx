@@ -11,7 +11,7 @@ from okcore._memory import aligned_zeros
 
 from okcore._address cimport address
 from okcore._blas cimport gemm, row_times_matrix
-from okcore._carries cimport Carry
+from okcore._carries cimport Carry, threads_of
 from okcore._cells cimport CellKernel
 from okcore._kernels cimport PANEL_STRIDE, gram_matrix, sum_of_squares
 from okcore._reduction cimport Outcome, mix_terms, reduce_terms, scratch_bytes, scratch_doubles
@@ -19,6 +19,7 @@ from okcore._reduction cimport Outcome, mix_terms, reduce_terms, scratch_bytes, 
 cdef enum:
     NOT_FINITE = -1
     KEEP_ALL = -2
+    THREADS_PAY = 1 << 19   # floats read by a contraction from which waking threads is worth it
 
 
 cdef class KroneckerCarry(Carry):
@@ -181,11 +182,14 @@ cdef void kronecker_contract(KroneckerCarry carry, const floating *delta, floati
     # gradient (P, m) += weight sum_{b, i} (delta_b A_bi)^T u_bi: the factors are read once (memory bound), then
     # one product (P, B r)(B r, m)
     cdef int index, terms = carry.batch_size * carry.rank, P = carry.P, m = carry.m
-    if carry.n_threads == 1:
+    cdef int threads = threads_of(carry.n_threads)
+    if terms * (<Py_ssize_t> carry.S * P) < THREADS_PAY:
+        threads = 1
+    if threads == 1:
         for index in range(terms):
             contract_one[floating](carry, index, delta)
     else:
-        for index in prange(terms, num_threads=carry.n_threads, schedule="static"):
+        for index in prange(terms, num_threads=threads, schedule="static"):
             contract_one[floating](carry, index, delta)
     gemm[floating](True, False, P, m, terms, <floating> carry.weight, <floating *> carry.contracted, P,
                    <floating *> carry.u, m, 1, gradient, m)

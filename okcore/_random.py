@@ -29,7 +29,14 @@ def as_generator(rng):
 
 def lane_generators(rng, batch_size):
     """Return one PCG64 Generator a lane, the children of `rng`'s seed."""
-    children = as_seed_sequence(rng).spawn(batch_size)
+    if isinstance(rng, np.random.Generator):  # NumPy's own way: a Generator counts the children it has given
+        children = as_seed_sequence(rng).spawn(batch_size)
+    else:
+        seed = as_seed_sequence(rng)
+        children = [
+            np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, lane), pool_size=seed.pool_size)
+            for lane in range(batch_size)
+        ]
     return [np.random.Generator(np.random.PCG64(child)) for child in children]
 
 

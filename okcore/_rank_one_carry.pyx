@@ -10,7 +10,7 @@ from okcore._address cimport address
 from okcore._blas cimport axpy, dot, gemm, matrix_times_column, row_times_matrix
 from okcore._carries cimport Carry
 from okcore._cells cimport CellKernel
-from okcore._kernels cimport sum_of_squares
+from okcore._kernels cimport dot_in_double, sum_of_squares
 
 
 cdef class RankOneCarry(Carry):
@@ -92,8 +92,8 @@ cdef int rank_one_absorb(
         row_times_matrix[floating](S, P, 1, nu, A + i * (<Py_ssize_t> S * P), P, 0, projected + i * P)
     for i in range(n_terms):
         for col in range(n_terms):
-            norm_F += (<double> dot[floating](P, projected + i * P, projected + col * P)
-                       * <double> dot[floating](m, u + i * m, u + col * m))
+            norm_F += (dot_in_double[floating](P, projected + i * P, projected + col * P)
+                       * dot_in_double[floating](m, u + i * m, u + col * m))
     norm_w = sqrt(sum_of_squares[floating](size, w)) if alive else 0.0
     norm_moved = sqrt(sum_of_squares[floating](S, moved))
     norm_F = sqrt(max(0.0, norm_F))

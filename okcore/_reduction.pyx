@@ -152,7 +152,10 @@ cdef int reduce_terms(
             norm_u[n] = sqrt(gram_u[i * N + i])
             norm_A[n] = sqrt(gram_A[i * N + i])
             n += 1
-    if n == 0:
+    if n <= r:  # the others are zero: nothing to reduce
+        outcome.rank = n
+        for i in range(n):
+            mix_u[active[i] * r + i] = mix_A[active[i] * r + i] = 1
         return 0
     for i in range(n):
         for col in range(n):

@@ -2,6 +2,7 @@
 
 import numbers
 import operator
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -70,9 +71,13 @@ def as_dtype(name, dtype):
 
 
 def as_dict(name, value, keys=None):
-    """Return `value` if it is a dict, and has exactly these keys if they are given."""
-    if not isinstance(value, dict):
+    """Return a mapping as a dict, with exactly these keys if they are given.
+
+    Scalars that went through an .npz file come back as arrays of no axes: they are scalars again here.
+    """
+    if not isinstance(value, Mapping):
         raise TypeError(f"{name} must be a dict, got {describe(value)}")
+    value = {key: v.item() if isinstance(v, np.ndarray) and v.ndim == 0 else v for key, v in value.items()}
     if keys is not None:
         if missing := sorted(set(keys) - set(value)):
             raise ValueError(f"{name} must hold {', '.join(missing)}, got one without")

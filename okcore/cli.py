@@ -55,7 +55,7 @@ TRAIN_EXAMPLES = """\
 Start a run: on the Copy task or on a text.
 
 examples:
-  okcore train copy                  about a minute; "okcore train copy --help" lists all options
+  okcore train copy                  a minute or two; "okcore train copy --help" lists all options
   okcore train text python-docs
 """
 
@@ -136,7 +136,8 @@ def add_options(parser, task):
     run.add_argument("--steps", type=checked(int, 1), metavar="T", help=f"time steps to train {default('steps')}")
     run.add_argument("--seed", type=checked(int, 0), default=0, help="same seed, same run (default 0)")
     run.add_argument(
-        "--threads", type=checked(int, 1), metavar="N", help="lanes are spread over them (default: all processors)"
+        "--threads", type=checked(int, 1), metavar="N",
+        help="lanes are spread over them; 1 is best where other work wants the processors (default: all processors)",
     )
     run.add_argument("--out", type=Path, metavar="DIR", help=f"folder of the run (default runs/{task}-001, -002, ...)")
     run.add_argument("--preset", choices=("paper",), help="sizes of the OK paper, where an option does not say else")
@@ -248,7 +249,10 @@ def main(argv=None):
             return train(runs.Run.open(arguments.folder, arguments.steps, arguments.threads))
         folder = arguments.out or runs.free_folder(arguments.task)
         return train(runs.Run.create(folder, resolve(arguments)))
-    except (OSError, ValueError, TypeError, FloatingPointError, MemoryError) as error:
+    except FloatingPointError as error:
+        print(f"okcore: error: {error}; try a smaller --lr or --clip", file=sys.stderr)
+        return 1
+    except (OSError, ValueError, TypeError, MemoryError) as error:
         print(f"okcore: error: {error}", file=sys.stderr)
         return 1
 

@@ -93,6 +93,8 @@ class Estimator(Engine):
                     J[lane] += D_j[:, :, None] * u_j
             if tape["cut"][open_steps, lane]:
                 J[lane] = 0
+            if not np.isfinite(J[lane]).all():
+                raise FloatingPointError(f"the influence of lane {lane} is not finite at step {self.steps}")
         return J
 
     def _jacobians(self, tau, lane):
@@ -160,7 +162,7 @@ class Estimator(Engine):
             Naming the entry, what was expected and what came.
         """
         template = self.state_dict()
-        _validation.as_dict("state", state)
+        state = _validation.as_dict("state", state)
         for name, expected in self._identity().items():
             got = state.get(name)
             if np.ndim(got) != 0 or got != expected:

@@ -182,8 +182,11 @@ def reduce(u, A, rank, rng=None, mixing="signs", signs=None, start=None):
         start = _validation.as_real("start", start, least=0, below=1)
     if rank >= N:
         return u.copy(), A.copy()
+    # Shift the factors' exponents together, exactly: squares of 1e-200 or 1e200 would leave float64's range.
+    shift = (np.frexp(np.abs(A).max(axis=(1, 2)))[1] - np.frexp(np.abs(u).max(axis=1))[1]) // 2
+    u, A = np.ldexp(u, shift[:, None]), np.ldexp(A, -shift[:, None, None])
     u_new, A_new = np.zeros((rank, u.shape[1]), u.dtype), np.zeros((rank, *A.shape[1:]), A.dtype)
     info, _, _ = _kron.reduce(u, A, signs, start, u_new, A_new)
     if info:
         raise FloatingPointError("reduce: the terms' inner products are not finite in float64")
-    return u_new, A_new
+    return _finite("reduce", u_new), _finite("reduce", A_new)

@@ -53,7 +53,8 @@ class Optimizer:
 
     def load_state_dict(self, state, parameters):
         """Restore what `state_dict` returned, for parameters given by name."""
-        if _validation.as_dict("state", state).get("kind") != type(self).__name__:
+        state = _validation.as_dict("state", state)
+        if state.get("kind") != type(self).__name__:
             raise ValueError(f"state: optimizer must be {type(self).__name__}, got {state.get('kind')!r}")
         slots, counts = {}, {}
         for name, parameter in parameters.items():

@@ -104,7 +104,7 @@ class Run:
         folder = Path(folder)
         if folder.exists() and not folder.is_dir():
             raise FileExistsError(f"--out must be a folder, got the file {str(folder)!r}")
-        if (folder / "run.json").exists() or (folder / "checkpoint.npz").exists():
+        if any((folder / name).exists() for name in ("run.json", "checkpoint.npz", "metrics.jsonl")):
             raise FileExistsError(
                 f"--out must be a new folder, got {str(folder)!r}, which holds a run (okcore resume {folder} goes on)"
             )
@@ -119,7 +119,8 @@ class Run:
         """Go on with the run in `folder`, from its newest sound checkpoint; `steps` moves its end."""
         folder = Path(folder)
         try:
-            options = json.loads((folder / "run.json").read_text())["options"]
+            description = json.loads((folder / "run.json").read_text())
+            options = description["options"]
             run = cls(folder, options)
         except FileNotFoundError as error:
             if (folder / "run.json").exists():  # it is the text that is gone
@@ -134,13 +135,21 @@ class Run:
             run = cls(folder, options)
         if (folder / "checkpoint.npz").exists() or checkpoint.previous(folder / "checkpoint.npz").exists():
             run._restore(checkpoint.read_newest(folder / "checkpoint.npz"))
+        if steps is not None and steps < run.trainer.steps:
+            raise ValueError(f"--steps must be at least the {run.trainer.steps} that the run has taken, got {steps}")
         run._cut_metrics()
-        run._write_description()
+        resumed = {"step": run.trainer.steps, "versions": _config.config()}
+        run._write_description(description["versions"], [*description.get("resumed", []), resumed])
         return run
 
-    def _write_description(self):
+    def _write_description(self, versions=None, resumed=()):
         options = self.options | {"block": self.trainer.estimator.block}
-        description = {"options": options, "parameters": self.trainer.cell.theta.size, "versions": _config.config()}
+        description = {
+            "options": options,
+            "parameters": self.trainer.cell.theta.size,
+            "versions": versions or _config.config(),
+            "resumed": list(resumed),
+        }
         partial = self.folder / "run.json.partial"
         partial.write_text(json.dumps(description, indent=2) + "\n")
         partial.replace(self.folder / "run.json")
@@ -211,9 +220,10 @@ class Run:
         self.loss_sum, self.loss_count = 0.0, 0
         if self.options["task"] == "copy":
             line["copy_length"] = self.task.length
-            said = f"copies up to {self.task.length}"
+            said = f"copy length {self.task.length}"
         else:
-            due = step == total or step % self.options["valid_every"] == 0
+            every = self.options["valid_every"]  # on the first line after each multiple of it
+            due = step == total or step // every > (step - self.options["log_every"]) // every
             line["valid_bpc"] = self.trainer.evaluate_bits(self.task.valid) if due else None
             said = "" if line["valid_bpc"] is None else f"validation {line['valid_bpc']:.3f} bits a character"
         metrics.write(json.dumps(line) + "\n")
@@ -229,10 +239,13 @@ class Run:
         steps = f"{self.trainer.steps:,} steps"
         seconds = f"{self.time:.0f} s"
         if self.options["task"] == "copy":
-            return (
-                f"After {steps} ({seconds}) the network repeats random bit strings: it works at length "
-                f"{self.task.length} (it began at 1)."
+            length = self.task.length
+            learned = (
+                f"the network repeats random strings of {length - 1} bits almost without error and is learning {length}"
+                if length > 1
+                else "the network does not repeat a single bit reliably yet"
             )
+            return f"After {steps} ({seconds}) the copy length is {length}: {learned}."
         bits = self.trainer.evaluate_bits(self.task.valid)
         return (
             f"After {steps} ({seconds}) the network predicts the validation text with {bits:.3f} bits a character "

@@ -115,3 +115,41 @@ def test_errors_of_a_users_cell_name_what_is_wrong():
             cell_that_returns(result).step(x)
     with pytest.raises(NotImplementedError, match="must define pointwise"):
         okcore.TBPTT(okcore.Cell(2, 3, dtype="float64"), 1).step(x)
+
+
+def test_a_carry_that_raises_loses_its_lane_only():
+    class Faulty(load("snap1").OwnUnitCarry):
+        fail = False
+
+        def absorb(self, lane, Phi, u, A):
+            if self.fail and lane == 1:
+                raise KeyError("mine")
+            super().absorb(lane, Phi, u, A)
+
+    cell = make_cell("RNN")
+    faulty = okcore.Estimator(cell, Faulty(cell, 3), 1)
+    sound = load("snap1").SnAp1(cell, 3)
+    data = list(stream(cell, 5, 3))
+    for x, _, _ in data[:4]:
+        faulty.step(x)
+        sound.step(x)
+    faulty.carry.fail = True
+    with pytest.raises(KeyError, match="mine"):
+        faulty.step(data[4][0])
+    faulty.carry.fail = False
+    faulty.step(data[4][0])
+    sound.step(data[4][0])
+    one, other = faulty.influence(), sound.influence()
+    assert np.array_equal(one[[0, 2]], other[[0, 2]]) and not np.array_equal(one[1], other[1])
+
+
+def test_a_forgotten_constructor_is_an_error():
+    class Forgetful(okcore.Estimator):
+        def __init__(self, cell):
+            pass
+
+    estimator = Forgetful(make_cell("RNN"))
+    x, dh = np.zeros((1, 3)), np.zeros((1, 5))
+    for call in (lambda: estimator.step(x), lambda: estimator.gradient(dh), estimator.flush, estimator.reset):
+        with pytest.raises(RuntimeError, match="super"):
+            call()

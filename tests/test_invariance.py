@@ -1,5 +1,8 @@
 """Truth 9: nothing depends on threads, on the layout of inputs, or on the neighbours of a lane."""
 
+import os
+import signal
+
 import numpy as np
 import pytest
 
@@ -146,3 +149,45 @@ def test_smallest_sizes(sizes):
                     assert_close(estimator.gradient(dh), exact.gradient(dh), dtype, factor=10)
                 for estimator in noisy:
                     assert np.isfinite(estimator.gradient(dh)).all()
+
+
+@pytest.mark.parametrize("kind", every_estimator(make_cell("RNN")))
+def test_a_state_goes_through_npz(kind, tmp_path):
+    cell = make_cell("GRU")
+    original, other = every_estimator(cell)[kind], every_estimator(cell)[kind]
+    for x, dh, _ in stream(cell, 6, 2):
+        original.step(x)
+        original.accumulate(dh)
+    np.savez(tmp_path / "state.npz", allow_pickle=False, **original.state_dict())
+    with np.load(tmp_path / "state.npz", allow_pickle=False) as state:
+        other.load_state_dict(state)
+    assert trace(original) == trace(other)
+
+
+def test_a_forked_child_goes_on():
+    cell = make_cell("RHN", n_hidden=32)
+    estimator = okcore.OK(cell, 4, 2, batch_size=4, rng=0, n_threads=2)
+    data = list(stream(cell, 12, 4))
+    for x, _, _ in data[:6]:
+        estimator.step(x)
+    expected = estimator.clone()
+    for x, dh, _ in data[6:]:  # noqa: B007 (the last dh is what counts)
+        expected.step(x)
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)  # a hang is a failure, not a hang of the tests
+        for x, dh, _ in data[6:]:  # noqa: B007
+            estimator.step(x)
+        os.write(write, estimator.gradient(dh).tobytes())
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read, "rb") as pipe:
+        assert pipe.read() == expected.gradient(dh).tobytes()
+    os.waitpid(child, 0)
+
+
+def test_a_seed_sequence_is_not_used_up():
+    cell, seed = make_cell("RHN"), np.random.SeedSequence(3)
+    traces = [trace(okcore.OK(cell, 2, 2, batch_size=2, rng=rng)) for rng in (seed, seed, 3)]
+    assert traces[0] == traces[1] == traces[2]

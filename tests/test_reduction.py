@@ -203,3 +203,23 @@ def test_layout_and_read_only_inputs_change_nothing(dtype):
         for one, other in zip(kron.reduce(*pair, 3, signs=signs), expected, strict=True):
             assert np.array_equal(one, other)
         assert np.array_equal(kron.contract(A[0, :, 0].copy(), *pair), kron.contract(A[0, :, 0].copy(), u, A))
+
+
+def test_few_terms_beside_zero_ones_are_kept_exactly():
+    rng = np.random.default_rng(0)
+    u, A = problem(3)
+    u[1], A[1], A[2] = u[0] + 1e-6 * rng.normal(size=6), -A[0], 0
+    np.testing.assert_array_equal(kron.to_dense(*kron.reduce(u, A, 2)), kron.to_dense(u, A))
+
+
+@pytest.mark.parametrize("scale_u, scale_A", [(1e200, 1e-200), (1e-200, 1e200), (1e-165, 1e150), (1e150, 1e-10)])
+def test_range_of_float64(scale_u, scale_A):
+    u, A = problem(5)
+    size = scale_u * scale_A
+    reduced = kron.to_dense(*kron.reduce(u * scale_u, A * scale_A, 3, signs=np.ones(5))) / size
+    assert_close(reduced, kron.to_dense(*kron.reduce(u, A, 3, signs=np.ones(5))), "float64", factor=100)
+
+
+def test_range_of_float32():
+    u, A = np.full((2, 1), 1e-44, np.float32), np.full((2, 1, 1), 1e37, np.float32)
+    assert_close(kron.to_dense(*kron.reduce(u, A, 1)), 2 * kron.to_dense(u, A)[:1] / 2, "float32", factor=10)

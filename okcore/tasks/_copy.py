@@ -98,7 +98,7 @@ class Copy(Task):
 
     def load_state_dict(self, state):
         """Go to a position that `state_dict` returned."""
-        _validation.as_dict("state", state, self.state_dict())
+        state = _validation.as_dict("state", state, self.state_dict())
         if (state["kind"], state["batch_size"]) != ("Copy", self.batch_size):
             raise ValueError(
                 f"state must be of a Copy task with {self.batch_size} lanes, "

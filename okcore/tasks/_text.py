@@ -1,5 +1,6 @@
 """Character-level text: predict the next byte."""
 
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,7 @@ class Text(Task):
         self.n_in = self.n_out = len(self.symbols)
         self.train = np.searchsorted(self.symbols, data)
         self.valid = np.searchsorted(self.symbols, valid_data)
+        self._checksum = zlib.crc32(valid_data.tobytes(), zlib.crc32(data.tobytes()))
         lanes = np.arange(self.batch_size)
         self._position = lanes * (len(self.train) - 1) // max(self.batch_size - 1, 1)
 
@@ -87,18 +89,20 @@ class Text(Task):
     def state_dict(self):
         """Return where every lane is in the text."""
         return {
-            "kind": "Text", "batch_size": self.batch_size, "bytes": len(self.train), "position": self._position.copy()
+            "kind": "Text",
+            "batch_size": self.batch_size,
+            "bytes": len(self.train),
+            "checksum": self._checksum,
+            "position": self._position.copy(),
         }
 
     def load_state_dict(self, state):
         """Go to a position that `state_dict` returned."""
         mine = self.state_dict()
-        _validation.as_dict("state", state, mine)
-        if any(state[name] != mine[name] for name in ("kind", "batch_size", "bytes")):
-            raise ValueError(
-                f"state must be of a Text with {self.batch_size} lanes and {len(self.train)} bytes, "
-                f"got {state['kind']} with {state['batch_size']} lanes and {state['bytes']} bytes"
-            )
+        state = _validation.as_dict("state", state, mine)
+        for name in ("kind", "batch_size", "bytes", "checksum"):
+            if state[name] != mine[name]:
+                raise ValueError(f"state is of another text: {name} must be {mine[name]!r}, got {state[name]!r}")
         self._position = _validation.as_symbols(
             "position", state["position"], (self.batch_size,), len(self.train)
         ).astype(np.int64)
