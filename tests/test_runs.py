@@ -485,7 +485,8 @@ def test_a_text_that_has_gone(text, tmp_path, capsys):
 def test_the_validation_text_is_read_ten_times_a_run(text, tmp_path):
     okcore("train", "text", text, *SMALL, "--steps", 100, "--log-every", 3, "--out", tmp_path / "run")
     lines = metrics(tmp_path / "run")
-    assert [line["step"] for line in lines if line["valid_bpc"] is not None] == [12, 21, 30, 42, 51, 60, 72, 81, 90, 100]
+    measured = [line["step"] for line in lines if line["valid_bpc"] is not None]
+    assert measured == [12, 21, 30, 42, 51, 60, 72, 81, 90, 100]
 
 
 def test_a_text_that_was_edited_is_not_gone_on_with(text, tmp_path):
@@ -493,7 +494,8 @@ def test_a_text_that_was_edited_is_not_gone_on_with(text, tmp_path):
     shutil.copy(text, edited)
     text = edited
     okcore("train", "text", text, *SMALL, "--steps", 10, "--out", tmp_path / "run")
-    text.write_text(text.read_text().replace("e", "f", 1))
+    content = text.read_bytes()
+    text.write_bytes(content[1:2] + content[:1] + content[2:])  # the same bytes in another order
     _, errors = okcore("resume", tmp_path / "run", "--steps", 20, status=1)
     assert "text" in errors and "checksum" in errors
 
