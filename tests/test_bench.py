@@ -13,6 +13,8 @@ sys.path.insert(0, sys.argv[1])
 count = 0
 for name in ("kernels", "estimators", "scaling"):
     module = importlib.import_module(f"benchmarks.{name}")
+    stray = [name for name, thing in vars(module).items() if name.startswith(("time_", "track_", "peakmem_"))]
+    assert not stray, f"asv would take {stray} for benchmarks"
     for cls in vars(module).values():
         if not (inspect.isclass(cls) and hasattr(cls, "params") and cls.__module__ == module.__name__):
             continue

@@ -12,7 +12,7 @@ SIZES = {"rtrl-block1": (96, 128, 192, 256)}
 DEFAULT = (96, 128, 192, 256, 384, 512)
 
 
-def time_of_step(name, n, rounds=3):
+def seconds_a_step(name, n, rounds=3):
     """Return the seconds of a step with its gradient, averaged over blocks: the best of `rounds`."""
     stream = Stream(ESTIMATORS[name](okcore.RNN(16, n, rng=0), 1))
     stream.block()
@@ -31,5 +31,5 @@ class Exponent:
 
     def track_exponent(self, estimator):
         sizes = (4, 8) if TOY else SIZES.get(estimator, DEFAULT)
-        seconds = [time_of_step(estimator, n) for n in sizes]
+        seconds = [seconds_a_step(estimator, n) for n in sizes]
         return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
