@@ -19,7 +19,7 @@ from okcore._reduction cimport Outcome, mix_terms, reduce_terms, scratch_bytes, 
 cdef enum:
     NOT_FINITE = -1
     KEEP_ALL = -2
-    THREADS_PAY = 1 << 19   # floats read by a contraction from which waking threads is worth it
+    THREADS_PAY = 524288    # floats read by a contraction from which waking threads is worth it
 
 
 cdef class KroneckerCarry(Carry):
