@@ -136,8 +136,8 @@ class Estimator(Engine):
     def state_dict(self):
         """Return everything a bitwise resume needs, theta apart: arrays and plain scalars, all of them copies."""
         tape, j = self.tape.arrays, self.tape.open_steps
-        slots, renamed = np.unique(tape["w_slot"][:j], return_inverse=True)
-        order = np.argsort([np.flatnonzero(renamed == i)[0] for i in range(len(slots))])  # by first use
+        slots, first, renamed = np.unique(tape["w_slot"][:j], return_index=True, return_inverse=True)
+        order = np.argsort(first)  # snapshots by first use
         rank_of = np.argsort(order)
         keeps_w = tape["w"].shape[0] > 0
         return {

@@ -120,26 +120,22 @@ class Run:
         folder = Path(folder)
         try:
             description = json.loads((folder / "run.json").read_text())
-            options = description["options"]
+            changed = {"steps": steps, "threads": threads}
+            options = description["options"] | {name: value for name, value in changed.items() if value is not None}
             run = cls(folder, options)
+            versions, resumed = description["versions"], description.get("resumed", [])
         except FileNotFoundError as error:
             if (folder / "run.json").exists():  # it is the text that is gone
                 raise
             raise FileNotFoundError(f"DIR must hold a run, got {str(folder)!r} without a run.json") from error
         except (LookupError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ValueError(f"{folder / 'run.json'} is damaged: {type(error).__name__} {error}") from None
-        if steps is not None:
-            options["steps"] = steps
-        if threads is not None:
-            options["threads"] = threads
-            run = cls(folder, options)
         if (folder / "checkpoint.npz").exists() or checkpoint.previous(folder / "checkpoint.npz").exists():
             run._restore(checkpoint.read_newest(folder / "checkpoint.npz"))
         if steps is not None and steps < run.trainer.steps:
             raise ValueError(f"--steps must be at least the {run.trainer.steps} that the run has taken, got {steps}")
         run._cut_metrics()
-        resumed = {"step": run.trainer.steps, "versions": _config.config()}
-        run._write_description(description["versions"], [*description.get("resumed", []), resumed])
+        run._write_description(versions, [*resumed, {"step": run.trainer.steps, "versions": _config.config()}])
         return run
 
     def _write_description(self, versions=None, resumed=()):
