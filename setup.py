@@ -104,7 +104,7 @@ extensions = [
         f"okcore.{name}",
         [f"okcore/{name}.pyx", *C_SOURCES.get(name, [])],
         include_dirs=[numpy.get_include(), "okcore"],
-        depends=["okcore/_simd.h", "okcore/_simd_body.h", "okcore/_simd_kernels.h", "okcore/_simd_pointwise.h"],
+        depends=["okcore/_simd.h", *map(str, sorted(HERE.glob("okcore/_simd_*.h")))],
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")] + [("OKCORE_DEBUG", "1")] * DEBUG,
         extra_compile_args=[*flags, "-fno-strict-aliasing"],
     )

@@ -9,22 +9,6 @@ cdef void gemm(
     floating beta, floating *C, int ldc,
 ) noexcept nogil
 
-# y (n,) <- alpha x (m,) A (m, n) + beta y: a row times a matrix;  2 m n flops
-cdef void row_times_matrix(
-    int m, int n, floating alpha, const floating *x, const floating *A, int lda, floating beta, floating *y,
-) noexcept nogil
-
-# y (m,) <- alpha A (m, n) x (n,) + beta y: a matrix times a column;  2 m n flops
-cdef void matrix_times_column(
-    int m, int n, floating alpha, const floating *A, int lda, const floating *x, floating beta, floating *y,
-) noexcept nogil
-
-# y <- y + alpha x
-cdef void axpy(int n, floating alpha, const floating *x, floating *y) noexcept nogil
-
-# x . y, in the precision of its arguments
-cdef floating dot(int n, const floating *x, const floating *y) noexcept nogil
-
 # A = K^T K of a positive definite A (n, n), K upper triangular over A; 0, or the order of the first bad minor
 cdef int cholesky_upper(int n, double *A, int lda) noexcept nogil
 

@@ -13,12 +13,6 @@ cdef void gemm(
     floating alpha, const floating *A, int lda, const floating *B, int ldb,
     floating beta, floating *C, int ldc,
 ) noexcept nogil:
-    if m == 1 and not trans_a:  # one lane: BLAS's matrix-vector product is the faster one
-        if trans_b:
-            matrix_times_column(n, k, alpha, B, ldb, A, beta, C)
-        else:
-            row_times_matrix(k, n, alpha, A, B, ldb, beta, C)
-        return
     cdef char ta = b"T" if trans_a else b"N"
     cdef char tb = b"T" if trans_b else b"N"
     cdef blas_int m_ = m, n_ = n, k_ = k, lda_ = lda, ldb_ = ldb, ldc_ = ldc
@@ -29,44 +23,6 @@ cdef void gemm(
     else:
         cython_blas.dgemm(&tb, &ta, &n_, &m_, &k_, &alpha, <double *> B, &ldb_, <double *> A, &lda_,
                           &beta, C, &ldc_)
-
-
-cdef void row_times_matrix(
-    int m, int n, floating alpha, const floating *x, const floating *A, int lda, floating beta, floating *y,
-) noexcept nogil:
-    cdef char trans = b"N"
-    cdef blas_int m_ = m, n_ = n, lda_ = lda, one = 1
-    if floating is float:
-        cython_blas.sgemv(&trans, &n_, &m_, &alpha, <float *> A, &lda_, <float *> x, &one, &beta, y, &one)
-    else:
-        cython_blas.dgemv(&trans, &n_, &m_, &alpha, <double *> A, &lda_, <double *> x, &one, &beta, y, &one)
-
-
-cdef void matrix_times_column(
-    int m, int n, floating alpha, const floating *A, int lda, const floating *x, floating beta, floating *y,
-) noexcept nogil:
-    cdef char trans = b"T"
-    cdef blas_int m_ = m, n_ = n, lda_ = lda, one = 1
-    if floating is float:
-        cython_blas.sgemv(&trans, &n_, &m_, &alpha, <float *> A, &lda_, <float *> x, &one, &beta, y, &one)
-    else:
-        cython_blas.dgemv(&trans, &n_, &m_, &alpha, <double *> A, &lda_, <double *> x, &one, &beta, y, &one)
-
-
-cdef void axpy(int n, floating alpha, const floating *x, floating *y) noexcept nogil:
-    cdef blas_int n_ = n, one = 1
-    if floating is float:
-        cython_blas.saxpy(&n_, &alpha, <float *> x, &one, y, &one)
-    else:
-        cython_blas.daxpy(&n_, &alpha, <double *> x, &one, y, &one)
-
-
-cdef floating dot(int n, const floating *x, const floating *y) noexcept nogil:
-    cdef blas_int n_ = n, one = 1
-    if floating is float:
-        return cython_blas.sdot(&n_, <float *> x, &one, <float *> y, &one)
-    else:
-        return cython_blas.ddot(&n_, <double *> x, &one, <double *> y, &one)
 
 
 cdef int cholesky_upper(int n, double *A, int lda) noexcept nogil:

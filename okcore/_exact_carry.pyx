@@ -8,10 +8,9 @@ import numpy as np
 from okcore._memory import aligned_zeros
 
 from okcore._address cimport address
-from okcore._blas cimport gemm, row_times_matrix
 from okcore._carries cimport Carry
 from okcore._cells cimport CellKernel
-from okcore._kernels cimport all_finite
+from okcore._kernels cimport all_finite, gemm
 
 
 cdef enum:
@@ -108,5 +107,5 @@ cdef void exact_contract(ExactCarry carry, const floating *delta, floating *grad
     cdef Py_ssize_t columns = <Py_ssize_t> carry.P * carry.m
     for lane in range(carry.batch_size):
         if carry.nonzero[lane]:
-            row_times_matrix[floating](S, <int> columns, 1, delta + lane * S,
-                                       <floating *> carry.influence + lane * S * columns, <int> columns, 1, gradient)
+            gemm[floating](False, False, 1, <int> columns, S, 1, delta + lane * S, S,
+                           <floating *> carry.influence + lane * S * columns, <int> columns, 1, gradient, <int> columns)

@@ -7,6 +7,13 @@ is `d` (k, G, n) for D (S, P), or `c` (k, k, n) for C (S, S).  All matrices are 
 
 from cython cimport floating
 
+# C (m, n) <- alpha op(A) op(B) + beta C, op(A) (m, k), op(B) (k, n), leading dimension = row stride; not both
+# transposed. 2 m n k flops, by hand where vectors are wide, else by BLAS.
+cdef void gemm(
+    bint trans_a, bint trans_b, int m, int n, int k,
+    floating alpha, const floating *A, int lda, const floating *B, int ldb, floating beta, floating *C, int ldc,
+) noexcept nogil
+
 # u_hat (B, q, m) of the inputs, the previous state (B, S) and the bias columns.
 # x (B, v), or NULL when `symbols` (B,) stand for one-hot rows.
 cdef void augmented_input(
@@ -55,11 +62,6 @@ cdef extern from "_simd.h" nogil:
     enum: PANEL_STRIDE "OKCORE_PANEL_STRIDE"
 
 cdef void gram_matrix(int N, Py_ssize_t cols, const floating *X, double *panel, double *gram) noexcept nogil
-
-# Y (rank, cols) = M^T X, the first `rank` columns of M (N, r), X (N, cols)
-cdef void mix_rows(
-    int N, int r, int rank, Py_ssize_t cols, const floating *M, const floating *X, floating *Y,
-) noexcept nogil
 
 # x . y and x . x, accumulated in float64
 cdef double dot_in_double(Py_ssize_t size, const floating *x, const floating *y) noexcept nogil

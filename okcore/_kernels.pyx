@@ -1,20 +1,48 @@
 from cython cimport floating
 from libc.string cimport memcpy, memset
 
-from okcore._blas cimport gemm
+from okcore._blas cimport gemm as blas_gemm
 
 cdef extern from "_simd.h" nogil:
     void okcore_sgram(int n, Py_ssize_t columns, const float *X, Py_ssize_t ld, double *panel, double *gram)
     void okcore_dgram(int n, Py_ssize_t columns, const double *X, Py_ssize_t ld, double *panel, double *gram)
-    void okcore_smix(int n, int r, int rank, Py_ssize_t columns, const float *M, const float *X, Py_ssize_t ldx,
-                     float *Y, Py_ssize_t ldy)
-    void okcore_dmix(int n, int r, int rank, Py_ssize_t columns, const double *M, const double *X, Py_ssize_t ldx,
-                     double *Y, Py_ssize_t ldy)
+    void okcore_sproduct(
+        Py_ssize_t rows, Py_ssize_t inner, Py_ssize_t columns, float alpha, const float *E, Py_ssize_t e_row,
+        Py_ssize_t e_column, const float *X, Py_ssize_t ldx, float beta, float *Y, Py_ssize_t ldy)
+    void okcore_dproduct(
+        Py_ssize_t rows, Py_ssize_t inner, Py_ssize_t columns, double alpha, const double *E, Py_ssize_t e_row,
+        Py_ssize_t e_column, const double *X, Py_ssize_t ldx, double beta, double *Y, Py_ssize_t ldy)
+    void okcore_sproduct_transposed(
+        Py_ssize_t rows, Py_ssize_t inner, Py_ssize_t columns, float alpha, const float *E, Py_ssize_t lde,
+        const float *Z, Py_ssize_t ldz, float beta, float *Y, Py_ssize_t ldy)
+    void okcore_dproduct_transposed(
+        Py_ssize_t rows, Py_ssize_t inner, Py_ssize_t columns, double alpha, const double *E, Py_ssize_t lde,
+        const double *Z, Py_ssize_t ldz, double beta, double *Y, Py_ssize_t ldy)
     void okcore_ssigmoid(Py_ssize_t size, const float *x, float *y)
     void okcore_dsigmoid(Py_ssize_t size, const double *x, double *y)
     void okcore_stanh(Py_ssize_t size, const float *x, float *y)
     void okcore_dtanh(Py_ssize_t size, const double *x, double *y)
+    int okcore_sfinite(Py_ssize_t size, const float *x)
+    int okcore_dfinite(Py_ssize_t size, const double *x)
+    int okcore_vectorised()
     const char *okcore_instructions()
+
+
+cdef void gemm(
+    bint trans_a, bint trans_b, int m, int n, int k,
+    floating alpha, const floating *A, int lda, const floating *B, int ldb, floating beta, floating *C, int ldc,
+) noexcept nogil:
+    if m > 1 and not okcore_vectorised():
+        blas_gemm[floating](trans_a, trans_b, m, n, k, alpha, A, lda, B, ldb, beta, C, ldc)
+    elif trans_b:
+        if floating is float:
+            okcore_sproduct_transposed(m, k, n, alpha, A, lda, B, ldb, beta, C, ldc)
+        else:
+            okcore_dproduct_transposed(m, k, n, alpha, A, lda, B, ldb, beta, C, ldc)
+    elif floating is float:
+        okcore_sproduct(m, k, n, alpha, A, 1 if trans_a else lda, lda if trans_a else 1, B, ldb, beta, C, ldc)
+    else:
+        okcore_dproduct(m, k, n, alpha, A, 1 if trans_a else lda, lda if trans_a else 1, B, ldb, beta, C, ldc)
 
 
 cdef void augmented_input(
@@ -215,16 +243,6 @@ cdef void gram_matrix(int N, Py_ssize_t cols, const floating *X, double *panel, 
             gram[a * N + b] = gram[b * N + a]
 
 
-cdef void mix_rows(
-    int N, int r, int rank, Py_ssize_t cols, const floating *M, const floating *X, floating *Y,
-) noexcept nogil:
-    # 2 rank N cols flops, one pass over X
-    if floating is float:
-        okcore_smix(N, r, rank, cols, M, X, cols, Y, cols)
-    else:
-        okcore_dmix(N, r, rank, cols, M, X, cols, Y, cols)
-
-
 cdef void sigmoid(Py_ssize_t size, const floating *x, floating *y) noexcept nogil:
     if floating is float:
         okcore_ssigmoid(size, x, y)
@@ -265,17 +283,7 @@ cdef double sum_of_squares(Py_ssize_t size, const floating *x) noexcept nogil:
 
 
 cdef bint all_finite(Py_ssize_t size, const floating *x) noexcept nogil:
-    # An exponent of all ones is Inf or NaN; integer tests vectorise where float comparisons do not.
-    cdef Py_ssize_t i
-    cdef unsigned int bad32 = 0
-    cdef unsigned long long bad64 = 0
-    cdef const unsigned int *bits32 = <const unsigned int *> x
-    cdef const unsigned long long *bits64 = <const unsigned long long *> x
     if floating is float:
-        for i in range(size):
-            bad32 |= <unsigned int> ((bits32[i] & 0x7F800000u) == 0x7F800000u)
-        return bad32 == 0
+        return okcore_sfinite(size, x)
     else:
-        for i in range(size):
-            bad64 |= <unsigned long long> ((bits64[i] & 0x7FF0000000000000u) == 0x7FF0000000000000u)
-        return bad64 == 0
+        return okcore_dfinite(size, x)

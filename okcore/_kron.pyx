@@ -4,8 +4,7 @@ from cython cimport floating
 
 import numpy as np
 
-from okcore._blas cimport gemm, row_times_matrix
-from okcore._kernels cimport PANEL_STRIDE, gram_matrix
+from okcore._kernels cimport PANEL_STRIDE, gemm, gram_matrix
 from okcore._reduction cimport Outcome, mix_terms, reduce_terms, scratch_bytes, scratch_doubles
 
 
@@ -15,7 +14,7 @@ def contract(const floating[::1] v, const floating[:, ::1] u, const floating[:, 
     cdef floating[:, ::1] rows = np.zeros((N, P), np.asarray(out).dtype)
     with nogil:
         for i in range(N):
-            row_times_matrix[floating](S, P, 1, &v[0], &A[i, 0, 0], P, 0, &rows[i, 0])
+            gemm[floating](False, False, 1, P, S, 1, &v[0], S, &A[i, 0, 0], P, 0, &rows[i, 0], P)
         gemm[floating](True, False, P, m, N, 1, &rows[0, 0], P, &u[0, 0], m, 0, &out[0, 0], m)
 
 

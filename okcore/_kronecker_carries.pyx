@@ -10,10 +10,9 @@ import numpy as np
 from okcore._memory import aligned_zeros
 
 from okcore._address cimport address
-from okcore._blas cimport gemm, row_times_matrix
 from okcore._carries cimport Carry, threads_of
 from okcore._cells cimport CellKernel
-from okcore._kernels cimport PANEL_STRIDE, gram_matrix, sum_of_squares
+from okcore._kernels cimport PANEL_STRIDE, gemm, gram_matrix, sum_of_squares
 from okcore._reduction cimport Outcome, mix_terms, reduce_terms, scratch_bytes, scratch_doubles
 
 cdef enum:
@@ -172,8 +171,8 @@ cdef void contract_one(
     cdef int S = carry.S, P = carry.P, lane = index // carry.rank
     cdef floating *row = <floating *> carry.contracted + <Py_ssize_t> index * P
     if index % carry.rank < carry.active[lane]:
-        row_times_matrix[floating](S, P, 1, delta + lane * S,
-                                   <floating *> carry.A + <Py_ssize_t> index * S * P, P, 0, row)
+        gemm[floating](False, False, 1, P, S, 1, delta + lane * S, S, <floating *> carry.A + <Py_ssize_t> index * S * P, P,
+                       0, row, P)
     else:
         memset(row, 0, P * sizeof(floating))
 

@@ -7,10 +7,9 @@ from libc.string cimport memset
 from okcore._memory import aligned_zeros
 
 from okcore._address cimport address
-from okcore._blas cimport axpy, dot, gemm, matrix_times_column, row_times_matrix
 from okcore._carries cimport Carry
 from okcore._cells cimport CellKernel
-from okcore._kernels cimport dot_in_double, sum_of_squares
+from okcore._kernels cimport dot_in_double, gemm, sum_of_squares
 
 
 cdef class RankOneCarry(Carry):
@@ -85,11 +84,11 @@ cdef int rank_one_absorb(
     for s in range(S):
         nu[s] = -1 if draws[s] < 0.5 else 1
     if alive:
-        matrix_times_column[floating](S, S, 1, Phi, S, a, 0, moved)
+        gemm[floating](False, True, 1, S, S, 1, a, S, Phi, S, 0, moved, S)
     else:
         memset(moved, 0, S * sizeof(floating))
     for i in range(n_terms):
-        row_times_matrix[floating](S, P, 1, nu, A + i * (<Py_ssize_t> S * P), P, 0, projected + i * P)
+        gemm[floating](False, False, 1, P, S, 1, nu, S, A + i * (<Py_ssize_t> S * P), P, 0, projected + i * P, P)
     for i in range(n_terms):
         for col in range(n_terms):
             norm_F += (dot_in_double[floating](P, projected + i * P, projected + col * P)
@@ -115,5 +114,5 @@ cdef void rank_one_contract(RankOneCarry carry, const floating *delta, floating 
     cdef floating weight
     cdef Py_ssize_t size = <Py_ssize_t> carry.P * carry.m
     for lane in range(carry.batch_size):
-        weight = dot[floating](carry.S, delta + lane * carry.S, <floating *> carry.a + lane * carry.S)
-        axpy[floating](<int> size, weight, <floating *> carry.w + lane * size, gradient)
+        weight = <floating> dot_in_double[floating](carry.S, delta + lane * carry.S, <floating *> carry.a + lane * carry.S)
+        gemm[floating](False, False, 1, <int> size, 1, 1, &weight, 1, <floating *> carry.w + lane * size, <int> size, 1, gradient, <int> size)

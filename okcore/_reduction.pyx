@@ -14,8 +14,8 @@ from cython cimport floating
 from libc.math cimport fabs, isfinite, sqrt
 from libc.string cimport memcpy, memset
 
-from okcore._blas cimport cholesky_upper, gemm, solve_upper, svd, svd_lwork
-from okcore._kernels cimport mix_rows
+from okcore._blas cimport cholesky_upper, solve_upper, svd, svd_lwork
+from okcore._kernels cimport gemm
 
 cdef double EPS = 2.220446049250313e-16
 
@@ -266,5 +266,5 @@ cdef void mix_terms(
     for i in range(N * r):
         cast_u[i] = <floating> mix_u[i]
         cast_A[i] = <floating> mix_A[i]
-    mix_rows[floating](N, r, rank, m, cast_u, u, u_new)
-    mix_rows[floating](N, r, rank, size, cast_A, A, A_new)
+    gemm[floating](True, False, rank, m, N, 1, cast_u, r, u, m, 0, u_new, m)
+    gemm[floating](True, False, rank, <int> size, N, 1, cast_A, r, A, <int> size, 0, A_new, <int> size)

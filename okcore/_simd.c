@@ -16,7 +16,7 @@
 #define TARGET
 #define SUFFIX baseline
 #define GRAM_COLUMNS 2
-#define MIX_ROWS 4
+#define ROWS 4
 #include "_simd_body.h"
 
 #if OKCORE_X86
@@ -24,14 +24,14 @@
 #define TARGET __attribute__((target("avx2,fma")))
 #define SUFFIX avx2
 #define GRAM_COLUMNS 2
-#define MIX_ROWS 4
+#define ROWS 4
 #include "_simd_body.h"
 
 #define BYTES 64
 #define TARGET __attribute__((target("avx512f,avx512dq,avx512vl,avx512bw,fma,avx2")))
 #define SUFFIX avx512
 #define GRAM_COLUMNS 4
-#define MIX_ROWS 8
+#define ROWS 8
 #include "_simd_body.h"
 
 static int level(void)
@@ -74,16 +74,28 @@ void okcore_dgram(int n, ptrdiff_t columns, const double *X, ptrdiff_t ld, doubl
     DISPATCH(dgram, n, columns, X, ld, panel, gram)
 }
 
-void okcore_smix(int n, int r, int rank, ptrdiff_t columns, const float *M, const float *X, ptrdiff_t ldx, float *Y,
-                 ptrdiff_t ldy)
+void okcore_sproduct(ptrdiff_t rows, ptrdiff_t inner, ptrdiff_t columns, float alpha, const float *E, ptrdiff_t e_row,
+                     ptrdiff_t e_column, const float *X, ptrdiff_t ldx, float beta, float *Y, ptrdiff_t ldy)
 {
-    DISPATCH(smix, n, r, rank, columns, M, X, ldx, Y, ldy)
+    DISPATCH(sproduct, rows, inner, columns, alpha, E, e_row, e_column, X, ldx, beta, Y, ldy)
 }
 
-void okcore_dmix(int n, int r, int rank, ptrdiff_t columns, const double *M, const double *X, ptrdiff_t ldx,
-                 double *Y, ptrdiff_t ldy)
+void okcore_sproduct_transposed(ptrdiff_t rows, ptrdiff_t inner, ptrdiff_t columns, float alpha, const float *E,
+                                ptrdiff_t lde, const float *Z, ptrdiff_t ldz, float beta, float *Y, ptrdiff_t ldy)
 {
-    DISPATCH(dmix, n, r, rank, columns, M, X, ldx, Y, ldy)
+    DISPATCH(sproduct_transposed, rows, inner, columns, alpha, E, lde, Z, ldz, beta, Y, ldy)
+}
+
+void okcore_dproduct(ptrdiff_t rows, ptrdiff_t inner, ptrdiff_t columns, double alpha, const double *E, ptrdiff_t e_row,
+                     ptrdiff_t e_column, const double *X, ptrdiff_t ldx, double beta, double *Y, ptrdiff_t ldy)
+{
+    DISPATCH(dproduct, rows, inner, columns, alpha, E, e_row, e_column, X, ldx, beta, Y, ldy)
+}
+
+void okcore_dproduct_transposed(ptrdiff_t rows, ptrdiff_t inner, ptrdiff_t columns, double alpha, const double *E,
+                                ptrdiff_t lde, const double *Z, ptrdiff_t ldz, double beta, double *Y, ptrdiff_t ldy)
+{
+    DISPATCH(dproduct_transposed, rows, inner, columns, alpha, E, lde, Z, ldz, beta, Y, ldy)
 }
 
 void okcore_ssigmoid(ptrdiff_t size, const float *x, float *y)
@@ -104,6 +116,25 @@ void okcore_stanh(ptrdiff_t size, const float *x, float *y)
 void okcore_dtanh(ptrdiff_t size, const double *x, double *y)
 {
     DISPATCH(dtanh, size, x, y)
+}
+
+int okcore_sfinite(ptrdiff_t size, const float *x)
+{
+    int finite;
+    DISPATCH(finite = sfinite, size, x)
+    return finite;
+}
+
+int okcore_dfinite(ptrdiff_t size, const double *x)
+{
+    int finite;
+    DISPATCH(finite = dfinite, size, x)
+    return finite;
+}
+
+int okcore_vectorised(void)
+{
+    return level() > 0;
 }
 
 const char *okcore_instructions(void)

@@ -10,7 +10,8 @@
 #define LN2_LOW -2.12194440E-4f
 #define EXPONENT_BIAS 127
 #define MANTISSA_BITS 23
-#include "_simd_kernels.h"
+#include "_simd_gram.h"
+#include "_simd_products.h"
 #include "_simd_pointwise.h"
 #undef REAL
 #undef FIRST
@@ -33,7 +34,8 @@
 #define LN2_LOW 1.42860682030941723212E-6
 #define EXPONENT_BIAS 1023
 #define MANTISSA_BITS 52
-#include "_simd_kernels.h"
+#include "_simd_gram.h"
+#include "_simd_products.h"
 #include "_simd_pointwise.h"
 #undef REAL
 #undef FIRST
@@ -50,4 +52,4 @@
 #undef TARGET
 #undef SUFFIX
 #undef GRAM_COLUMNS
-#undef MIX_ROWS
+#undef ROWS

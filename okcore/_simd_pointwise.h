@@ -1,4 +1,4 @@
-/* Sigmoid and tanh for one instruction set and one type, after Moshier's Cephes; within 3 units in the last place. */
+/* Sigmoid, tanh and a test for Inf and NaN, for one instruction set and one type.  The functions are after Moshier's Cephes; within 3 units in the last place. */
 
 #define JOIN_(a, b, c) a##b##_##c
 #define JOIN(a, b, c) JOIN_(a, b, c)
@@ -82,6 +82,27 @@ INLINE LOCAL(vector) LOCAL(tanh_of)(LOCAL(vector) x)
     }
 MAP(sigmoid, LOCAL(sigmoid_of))
 MAP(tanh, LOCAL(tanh_of))
+
+TARGET static int LOCAL(finite)(ptrdiff_t size, const REAL *x)
+{
+    /* An exponent of all ones is Inf or NaN; integer tests vectorise where float comparisons do not. */
+    const INTEGER exponent = (INTEGER) (2 * EXPONENT_BIAS + 1) << MANTISSA_BITS;
+    LOCAL(bits) bad[4] = {{0}, {0}, {0}, {0}};
+    ptrdiff_t i = 0;
+    for (; i + 4 * LANES <= size; i += 4 * LANES)
+        for (int j = 0; j < 4; j++)
+            bad[j] |= (*(const LOCAL(bits) *) (x + i + j * LANES) & exponent) == exponent;
+    bad[0] |= bad[1] | bad[2] | bad[3];
+    INTEGER any = 0;
+    for (int l = 0; l < LANES; l++)
+        any |= bad[0][l];
+    for (; i < size; i++) {
+        INTEGER entry;
+        __builtin_memcpy(&entry, x + i, sizeof(REAL));
+        any |= (entry & exponent) == exponent;
+    }
+    return any == 0;
+}
 
 #undef MAP
 #undef JOIN_

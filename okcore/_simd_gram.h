@@ -1,14 +1,12 @@
-/* Gram and mixing for one instruction set and one type. */
+/* Gram matrices for one instruction set and one type. */
 
 #define JOIN_(a, b, c) a##b##_##c
 #define JOIN(a, b, c) JOIN_(a, b, c)
 #define LOCAL(kernel) JOIN(FIRST, kernel, SUFFIX)
 #define INLINE TARGET static inline __attribute__((always_inline))
 
-/* Vectors that may start anywhere: full ones of REAL, full ones of double, and of REAL with as many entries as those */
-#define LANES (BYTES / (ptrdiff_t) sizeof(REAL))
+/* Vectors that may start anywhere: of doubles, and of REAL with as many entries */
 #define WIDE (BYTES / (ptrdiff_t) sizeof(double))
-typedef REAL LOCAL(full) __attribute__((vector_size(BYTES), aligned(sizeof(REAL)), may_alias));
 typedef double LOCAL(wide) __attribute__((vector_size(BYTES), aligned(sizeof(double)), may_alias));
 typedef REAL LOCAL(narrow)
     __attribute__((vector_size(BYTES / sizeof(double) * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
@@ -86,59 +84,10 @@ TARGET static void LOCAL(gram)(int n, ptrdiff_t columns, const REAL *X, ptrdiff_
     }
 }
 
-INLINE void LOCAL(mix_tile)(const int rows, int n, int r, ptrdiff_t width, const REAL *M, const REAL *X, ptrdiff_t ldx,
-                            REAL *Y, ptrdiff_t ldy)
-{
-    /* `rows` (a constant where this is called) rows of Y, two vectors of columns at a time, the sums in registers */
-    ptrdiff_t i = 0;
-    for (; i + 2 * LANES <= width; i += 2 * LANES) {
-        LOCAL(full) sum[MIX_ROWS][2];
-        for (int k = 0; k < rows; k++)
-            sum[k][0] = sum[k][1] = (LOCAL(full)){0};
-        for (int a = 0; a < n; a++) {
-            LOCAL(full) x0 = *(const LOCAL(full) *) (X + a * ldx + i);
-            LOCAL(full) x1 = *(const LOCAL(full) *) (X + a * ldx + i + LANES);
-            for (int k = 0; k < rows; k++) {
-                sum[k][0] += M[a * r + k] * x0;
-                sum[k][1] += M[a * r + k] * x1;
-            }
-        }
-        for (int k = 0; k < rows; k++) {
-            *(LOCAL(full) *) (Y + k * ldy + i) = sum[k][0];
-            *(LOCAL(full) *) (Y + k * ldy + i + LANES) = sum[k][1];
-        }
-    }
-    for (; i < width; i++)
-        for (int k = 0; k < rows; k++) {
-            REAL sum = 0;
-            for (int a = 0; a < n; a++)
-                sum += M[a * r + k] * X[a * ldx + i];
-            Y[k * ldy + i] = sum;
-        }
-}
-
-TARGET static void LOCAL(mix)(int n, int r, int rank, ptrdiff_t columns, const REAL *M, const REAL *X, ptrdiff_t ldx, REAL *Y,
-                              ptrdiff_t ldy)
-{
-    for (ptrdiff_t start = 0; start < columns; start += PANEL) {
-        ptrdiff_t width = columns - start < PANEL ? columns - start : PANEL;
-        const REAL *x = X + start;
-        REAL *y = Y + start;
-        int k = 0;
-        for (; k + MIX_ROWS <= rank; k += MIX_ROWS)
-            LOCAL(mix_tile)(MIX_ROWS, n, r, width, M + k, x, ldx, y + k * ldy, ldy);
-        for (; k + 4 <= rank; k += 4)
-            LOCAL(mix_tile)(4, n, r, width, M + k, x, ldx, y + k * ldy, ldy);
-        for (; k < rank; k++)
-            LOCAL(mix_tile)(1, n, r, width, M + k, x, ldx, y + k * ldy, ldy);
-    }
-}
-
 #undef JOIN_
 #undef JOIN
 #undef LOCAL
 #undef INLINE
-#undef LANES
 #undef WIDE
 #undef PANEL
 #undef STRIDE

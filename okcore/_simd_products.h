@@ -1,0 +1,276 @@
+/* Products of row-major matrices for one instruction set and one type.
+
+   Y <- alpha E X + beta Y: a block of ROWS rows by STRIP columns of Y stays in registers while a column of E meets a row
+   of X.  X is packed, a panel of DEPTH rows by STRIPS strips at a time, strip behind strip, so that any row stride will
+   do and a strip stays in the nearest cache; E is read in place, or brought together where its rows are X^T's.
+
+   Y <- alpha E Z^T + beta Y: vectors along the inner index of both. */
+
+#define JOIN_(a, b, c) a##b##_##c
+#define JOIN(a, b, c) JOIN_(a, b, c)
+#define LOCAL(kernel) JOIN(FIRST, kernel, SUFFIX)
+#define INLINE TARGET static inline __attribute__((always_inline))
+#define LANES (BYTES / (ptrdiff_t) sizeof(REAL))
+#define STRIP (2 * LANES)
+#define STRIPS 8
+#define DEPTH 128
+#define FEW_ROWS 4 /* the smaller block; what is left over goes row by row, bound by the reading of X */
+#define ROW_PANEL 2048
+#define DOT_ROWS (LANES > 8 ? 4 : 2)
+#define DOT_COLUMNS (LANES / DOT_ROWS)
+
+typedef REAL LOCAL(block) __attribute__((vector_size(BYTES), aligned(sizeof(REAL)), may_alias));
+typedef INTEGER LOCAL(index) __attribute__((vector_size(BYTES), aligned(sizeof(REAL)), may_alias));
+#define AT(x) (*(LOCAL(block) *) (x))
+#define CONST_AT(x) (*(const LOCAL(block) *) (x))
+
+INLINE void LOCAL(tile)(const int rows, ptrdiff_t depth, REAL alpha, const REAL *E, ptrdiff_t e_row, ptrdiff_t e_column,
+                        const REAL *X, ptrdiff_t ldx, REAL beta, REAL *Y, ptrdiff_t ldy)
+{
+    /* Y (rows, STRIP), `rows` a constant where this is called: depth STRIP / LANES multiply-adds of vectors a row */
+    LOCAL(block) sum[ROWS][2];
+    for (int i = 0; i < rows; i++)
+        sum[i][0] = sum[i][1] = (LOCAL(block)){0};
+    for (ptrdiff_t k = 0; k < depth; k++) {
+        LOCAL(block) x0 = CONST_AT(X + k * ldx), x1 = CONST_AT(X + k * ldx + LANES);
+        for (int i = 0; i < rows; i++) {
+            REAL e = E[i * e_row + k * e_column];
+            sum[i][0] += e * x0;
+            sum[i][1] += e * x1;
+        }
+    }
+    for (int i = 0; i < rows; i++)
+        for (int j = 0; j < 2; j++) {
+            REAL *y = Y + i * ldy + j * LANES;
+            AT(y) = beta == 0 ? alpha * sum[i][j] : alpha * sum[i][j] + beta * AT(y);
+        }
+}
+
+INLINE void LOCAL(tiles)(const int rows, ptrdiff_t depth, ptrdiff_t width, REAL alpha, const REAL *E, ptrdiff_t e_row,
+                         ptrdiff_t e_column, const REAL *X, ptrdiff_t next_strip, ptrdiff_t ldx, REAL beta, REAL *Y,
+                         ptrdiff_t ldy)
+{
+    /* Y (rows, width) from all strips of a panel; the last strip is zero behind `width` */
+    REAL together[ROWS * DEPTH] __attribute__((aligned(64))), last[ROWS * STRIP] __attribute__((aligned(64)));
+    ptrdiff_t c = 0;
+    if (e_row == 1) {
+        for (ptrdiff_t k = 0; k < depth; k++)
+            for (int i = 0; i < rows; i++)
+                together[k * rows + i] = E[k * e_column + i];
+        E = together;
+        e_column = rows;
+    }
+    for (; c + STRIP <= width; c += STRIP, X += next_strip)
+        LOCAL(tile)(rows, depth, alpha, E, e_row, e_column, X, ldx, beta, Y + c, ldy);
+    if (c == width)
+        return;
+    LOCAL(tile)(rows, depth, alpha, E, e_row, e_column, X, ldx, 0, last, STRIP);
+    for (int i = 0; i < rows; i++)
+        for (ptrdiff_t j = 0; j < width - c; j++) {
+            REAL *y = Y + i * ldy + c + j;
+            *y = beta == 0 ? last[i * STRIP + j] : last[i * STRIP + j] + beta * *y;
+        }
+}
+
+INLINE void LOCAL(pack)(ptrdiff_t depth, ptrdiff_t width, const REAL *X, ptrdiff_t ldx, REAL *strips)
+{
+    /* X (depth, width) into strips of (depth, STRIP) */
+    for (ptrdiff_t k = 0; k < depth; k++) {
+        const REAL *from = X + k * ldx;
+        REAL *to = strips + k * STRIP;
+        ptrdiff_t c = 0;
+        for (; c + STRIP <= width; c += STRIP, to += depth * STRIP) {
+            AT(to) = CONST_AT(from + c);
+            AT(to + LANES) = CONST_AT(from + c + LANES);
+        }
+        if (c < width)
+            for (ptrdiff_t i = 0; i < STRIP; i++)
+                to[i] = c + i < width ? from[c + i] : 0;
+    }
+}
+
+TARGET static void LOCAL(row)(ptrdiff_t inner, ptrdiff_t columns, REAL alpha, const REAL *e, ptrdiff_t e_column,
+                              const REAL *X, ptrdiff_t ldx, REAL beta, REAL *y)
+{
+    /* y (columns,) <- alpha e X + beta y: four rows of X at a time into a panel of y that stays in the nearest cache */
+    for (ptrdiff_t start = 0; start < columns; start += ROW_PANEL) {
+        ptrdiff_t width = columns - start < ROW_PANEL ? columns - start : ROW_PANEL;
+        REAL *out = y + start;
+        if (beta == 0)
+            memset(out, 0, (size_t) width * sizeof(REAL));
+        else if (beta != 1)
+            for (ptrdiff_t i = 0; i < width; i++)
+                out[i] *= beta;
+        for (ptrdiff_t k = 0; k < inner; k += 4) {
+            REAL a[4];
+            const REAL *x[4]; /* a row that is not there is the first one, times zero */
+            ptrdiff_t i = 0;
+            for (int j = 0; j < 4; j++) {
+                ptrdiff_t at = k + j < inner ? k + j : k;
+                a[j] = k + j < inner ? alpha * e[at * e_column] : 0;
+                x[j] = X + at * ldx + start;
+            }
+            for (; i + LANES <= width; i += LANES)
+                AT(out + i) += (a[0] * CONST_AT(x[0] + i) + a[1] * CONST_AT(x[1] + i))
+                               + (a[2] * CONST_AT(x[2] + i) + a[3] * CONST_AT(x[3] + i));
+            for (; i < width; i++)
+                out[i] += (a[0] * x[0][i] + a[1] * x[1][i]) + (a[2] * x[2][i] + a[3] * x[3][i]);
+        }
+    }
+}
+
+TARGET static void LOCAL(product)(ptrdiff_t rows, ptrdiff_t inner, ptrdiff_t columns, REAL alpha, const REAL *E,
+                                  ptrdiff_t e_row, ptrdiff_t e_column, const REAL *X, ptrdiff_t ldx, REAL beta, REAL *Y,
+                                  ptrdiff_t ldy)
+{
+    REAL panel[DEPTH * STRIPS * STRIP] __attribute__((aligned(64)));
+    ptrdiff_t blocks = rows / FEW_ROWS * FEW_ROWS;
+    /* One or two blocks of rows read a small X where it lies: packing would cost as much as it saves. */
+    int in_place = blocks <= 2 * ROWS && columns % STRIP == 0 && columns <= ROW_PANEL;
+    for (ptrdiff_t i = blocks; i < rows; i++)
+        LOCAL(row)(inner, columns, alpha, E + i * e_row, e_column, X, ldx, beta, Y + i * ldy);
+    if (blocks == 0)
+        return;
+    for (ptrdiff_t k = 0; k == 0 || k < inner; k += DEPTH) {
+        ptrdiff_t depth = inner - k < DEPTH ? inner - k : DEPTH;
+        REAL keep = k == 0 ? beta : 1;
+        for (ptrdiff_t start = 0; start < columns; start += STRIPS * STRIP) {
+            ptrdiff_t width = columns - start < STRIPS * STRIP ? columns - start : STRIPS * STRIP, i = 0;
+            const REAL *e = E + k * e_column, *x = X + k * ldx + start;
+            ptrdiff_t next_strip = STRIP, step = ldx;
+            if (!in_place) {
+                LOCAL(pack)(depth, width, x, ldx, panel);
+                x = panel;
+                next_strip = depth * STRIP;
+                step = STRIP;
+            }
+            for (; i + ROWS <= blocks; i += ROWS)
+                LOCAL(tiles)(ROWS, depth, width, alpha, e + i * e_row, e_row, e_column, x, next_strip, step, keep,
+                             Y + i * ldy + start, ldy);
+            for (; i < blocks; i += FEW_ROWS)
+                LOCAL(tiles)(FEW_ROWS, depth, width, alpha, e + i * e_row, e_row, e_column, x, next_strip, step, keep,
+                             Y + i * ldy + start, ldy);
+        }
+    }
+}
+
+#if defined(__clang__)
+INLINE LOCAL(block) LOCAL(shuffle)(LOCAL(block) a, LOCAL(block) b, LOCAL(index) from)
+{
+    LOCAL(block) result;
+    for (int l = 0; l < LANES; l++)
+        result[l] = from[l] < LANES ? a[from[l]] : b[from[l] - LANES];
+    return result;
+}
+#define SHUFFLE LOCAL(shuffle)
+#else
+#define SHUFFLE __builtin_shuffle
+#endif
+
+/* Sums over the entries of LANES vectors, all in sum[0] in the end, half as many vectors in each round: lane l of sum[i]
+   becomes its own value and that of lane l ^ h, of sum[i + h] where l & h, else of sum[i]. */
+#define OWN(l, h) ((l) & (h) ? (l) + LANES : (l))
+#define OTHER(l, h) (((l) ^ (h)) + ((l) & (h) ? LANES : 0))
+#define EACH(f, h) {f(0, h), f(1, h), f(2, h), f(3, h), f(4, h), f(5, h), f(6, h), f(7, h), f(8, h), f(9, h), f(10, h),  \
+                    f(11, h), f(12, h), f(13, h), f(14, h), f(15, h)}
+#define MERGE(h)                                                                                                       \
+    if (LANES > h) {                                                                                                   \
+        static const INTEGER own[16] = EACH(OWN, h), other[16] = EACH(OTHER, h);                                       \
+        for (int i = 0; i < h; i++)                                                                                    \
+            sum[i] = SHUFFLE(sum[i], sum[i + h], *(const LOCAL(index) *) own)                                          \
+                     + SHUFFLE(sum[i], sum[i + h], *(const LOCAL(index) *) other);                                     \
+    }
+
+INLINE void LOCAL(dot_tile)(const int rows, const int columns, ptrdiff_t inner, REAL alpha, const REAL *E, ptrdiff_t lde,
+                            const REAL *Z, ptrdiff_t ldz, REAL beta, REAL *Y, ptrdiff_t ldy)
+{
+    /* Y[i, j] = E_i . Z_j for rows columns = LANES of them (constants where this is called) */
+    static const INTEGER behind[32] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+                                       -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
+    LOCAL(block) sum[16], e[16];
+    ptrdiff_t k = 0, rest = inner % LANES;
+    for (int i = 0; i < LANES; i++)
+        sum[i] = (LOCAL(block)){0};
+    for (; k + LANES <= inner; k += LANES) {
+        for (int i = 0; i < rows; i++)
+            e[i] = CONST_AT(E + i * lde + k);
+        for (int j = 0; j < columns; j++)
+            for (int i = 0; i < rows; i++)
+                sum[i * columns + j] += e[i] * CONST_AT(Z + j * ldz + k);
+    }
+    if (rest > 0 && k > 0) {
+        /* The last vector overlaps the one before; what has been counted is masked. */
+        LOCAL(index) mask = *(const LOCAL(index) *) (behind + 16 - LANES + rest);
+        for (int i = 0; i < rows; i++)
+            e[i] = (LOCAL(block)) ((LOCAL(index)) CONST_AT(E + i * lde + inner - LANES) & mask);
+        for (int j = 0; j < columns; j++)
+            for (int i = 0; i < rows; i++)
+                sum[i * columns + j] += e[i] * CONST_AT(Z + j * ldz + inner - LANES);
+    }
+    MERGE(8) MERGE(4) MERGE(2) MERGE(1)
+    if (k == 0)
+        for (int i = 0; i < rows; i++)
+            for (int j = 0; j < columns; j++) {
+                REAL few = 0;
+                for (ptrdiff_t t = 0; t < inner; t++)
+                    few += E[i * lde + t] * Z[j * ldz + t];
+                sum[0][i * columns + j] = few;
+            }
+    sum[0] *= alpha;
+    for (int i = 0; i < rows; i++) {
+        REAL out[16];
+        AT(out) = sum[0];
+        if (beta != 0)
+            for (int j = 0; j < columns; j++)
+                out[i * columns + j] += beta * Y[i * ldy + j];
+        __builtin_memcpy(Y + i * ldy, out + i * columns, (size_t) columns * sizeof(REAL));
+    }
+}
+
+INLINE void LOCAL(dot_one)(ptrdiff_t inner, REAL alpha, const REAL *e, const REAL *z, REAL beta, REAL *y)
+{
+    REAL sum = 0;
+    for (ptrdiff_t k = 0; k < inner; k++)
+        sum += e[k] * z[k];
+    *y = beta == 0 ? alpha * sum : alpha * sum + beta * *y;
+}
+
+TARGET static void LOCAL(product_transposed)(ptrdiff_t rows, ptrdiff_t inner, ptrdiff_t columns, REAL alpha, const REAL *E,
+                                             ptrdiff_t lde, const REAL *Z, ptrdiff_t ldz, REAL beta, REAL *Y, ptrdiff_t ldy)
+{
+    ptrdiff_t i = 0, j = 0;
+    for (; i + DOT_ROWS <= rows; i += DOT_ROWS) {
+        for (j = 0; j + DOT_COLUMNS <= columns; j += DOT_COLUMNS)
+            LOCAL(dot_tile)(DOT_ROWS, DOT_COLUMNS, inner, alpha, E + i * lde, lde, Z + j * ldz, ldz, beta, Y + i * ldy + j,
+                            ldy);
+        for (; j < columns; j++)
+            for (ptrdiff_t a = i; a < i + DOT_ROWS; a++)
+                LOCAL(dot_one)(inner, alpha, E + a * lde, Z + j * ldz, beta, Y + a * ldy + j);
+    }
+    for (; i < rows; i++) {
+        for (j = 0; j + LANES <= columns; j += LANES)
+            LOCAL(dot_tile)(1, LANES, inner, alpha, E + i * lde, lde, Z + j * ldz, ldz, beta, Y + i * ldy + j, ldy);
+        for (; j < columns; j++)
+            LOCAL(dot_one)(inner, alpha, E + i * lde, Z + j * ldz, beta, Y + i * ldy + j);
+    }
+}
+
+#undef MERGE
+#undef EACH
+#undef OTHER
+#undef OWN
+#undef SHUFFLE
+#undef CONST_AT
+#undef AT
+#undef DOT_COLUMNS
+#undef DOT_ROWS
+#undef ROW_PANEL
+#undef FEW_ROWS
+#undef DEPTH
+#undef STRIPS
+#undef STRIP
+#undef LANES
+#undef INLINE
+#undef LOCAL
+#undef JOIN
+#undef JOIN_
