@@ -24,7 +24,7 @@ MODULES = [
     "_blas", "_kernels", "_cells", "_reduction", "_kron",
     "_carries", "_exact_carry", "_kronecker_carries", "_rank_one_carry", "_tape", "_engine",
 ]  # fmt: skip
-C_SOURCES = {"_kernels": ["okcore/_simd.c"]}
+C_SOURCES = {"_kernels": ["okcore/_simd.c"], "_cells": ["okcore/_simd.c"]}
 
 
 def write_blas_int():

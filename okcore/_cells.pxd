@@ -1,10 +1,10 @@
 """The compiled half of a cell: its sizes, its parameters, and its pointwise step on plain pointers."""
 
 ctypedef void (*pointwise_float)(
-    int lanes, int n, float *pre, const float *state, float *state_next, float *d, float *c,
+    Py_ssize_t lanes, Py_ssize_t n, float *pre, const float *state, float *state_next, float *d, float *c,
 ) noexcept nogil
 ctypedef void (*pointwise_double)(
-    int lanes, int n, double *pre, const double *state, double *state_next, double *d, double *c,
+    Py_ssize_t lanes, Py_ssize_t n, double *pre, const double *state, double *state_next, double *d, double *c,
 ) noexcept nogil
 
 
@@ -19,7 +19,7 @@ cdef class CellKernel:
     cdef pointwise_double step_double
 
     # state (lanes, S), pre (lanes, q, P) -> state_next (lanes, S), d (lanes, q, k, G, n), c (lanes, k, k, n);
-    # pre may be overwritten
+    # pre may be overwritten; d and c must be zero before the first step
     cdef int step_lanes(
         self, int lanes, void *pre, void *state, void *state_next, void *d, void *c,
     ) except -1 nogil

@@ -21,9 +21,13 @@ cdef void augmented_input(
     const floating *x, const long long *symbols, const floating *state, floating *u_hat,
 ) noexcept nogil
 
-# pre (B, q, P) = u_hat (B, q, m) theta^T
+# Y (columns, rows) = X^T
+cdef void transpose(int rows, int columns, const floating *X, floating *Y) noexcept nogil
+
+# pre (B, q, P) = u_hat (B, q, m) theta^T; theta_T (m, P) is theta^T, or NULL
 cdef void preactivations(
-    int lanes, int q, int v, int n, int P, const floating *u_hat, const floating *theta, floating *pre,
+    int lanes, int q, int v, int n, int P, const floating *u_hat, const floating *theta, const floating *theta_T,
+    floating *pre,
 ) noexcept nogil
 
 # gradient (P, m) += sum_rows e^T u_hat, e (rows, q, P), u_hat (rows, q, m); `sums` (q, P) is scratch.
@@ -50,11 +54,10 @@ cdef void credit_times_immediate(
     int lanes, int q, int k, int G, int n, const floating *delta, const floating *d, floating *e,
 ) noexcept nogil
 
-# delta (B, S) <- delta H = (delta D*) W_h E_h + delta C, with delta D* read from the last row of e (B, q, P);
-# `spare` (B, S) is scratch.
+# delta_before (B, S) = delta H = (delta D*) W_h E_h + delta C, with delta D* read from the last row of e (B, q, P).
 cdef void credit_times_jacobian(
     int lanes, int q, int k, int G, int n,
-    const floating *e, const floating *W_h, const floating *c, floating *delta, floating *spare,
+    const floating *e, const floating *W_h, const floating *c, const floating *delta, floating *delta_before,
 ) noexcept nogil
 
 # gram (N, N) = X X^T in float64, X (N, cols); `panel` holds N PANEL_STRIDE doubles
@@ -68,7 +71,3 @@ cdef double dot_in_double(Py_ssize_t size, const floating *x, const floating *y)
 cdef double sum_of_squares(Py_ssize_t size, const floating *x) noexcept nogil
 
 cdef bint all_finite(Py_ssize_t size, const floating *x) noexcept nogil
-
-# y <- sigmoid x, y <- tanh x; y may be x
-cdef void sigmoid(Py_ssize_t size, const floating *x, floating *y) noexcept nogil
-cdef void tanh(Py_ssize_t size, const floating *x, floating *y) noexcept nogil

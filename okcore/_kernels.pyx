@@ -18,10 +18,16 @@ cdef extern from "_simd.h" nogil:
     void okcore_dproduct_transposed(
         Py_ssize_t rows, Py_ssize_t inner, Py_ssize_t columns, double alpha, const double *E, Py_ssize_t lde,
         const double *Z, Py_ssize_t ldz, double beta, double *Y, Py_ssize_t ldy)
-    void okcore_ssigmoid(Py_ssize_t size, const float *x, float *y)
-    void okcore_dsigmoid(Py_ssize_t size, const double *x, double *y)
-    void okcore_stanh(Py_ssize_t size, const float *x, float *y)
-    void okcore_dtanh(Py_ssize_t size, const double *x, double *y)
+    void okcore_stranspose(Py_ssize_t rows, Py_ssize_t columns, const float *X, float *Y)
+    void okcore_dtranspose(Py_ssize_t rows, Py_ssize_t columns, const double *X, double *Y)
+    void okcore_stimes_grid(
+        Py_ssize_t rows, Py_ssize_t k, Py_ssize_t G, Py_ssize_t n, const float *X, const float *grid,
+        Py_ssize_t next_grid, float *Y)
+    void okcore_dtimes_grid(
+        Py_ssize_t rows, Py_ssize_t k, Py_ssize_t G, Py_ssize_t n, const double *X, const double *grid,
+        Py_ssize_t next_grid, double *Y)
+    void okcore_sgrid_times(Py_ssize_t k, Py_ssize_t G, Py_ssize_t n, const float *grid, const float *W, float *M)
+    void okcore_dgrid_times(Py_ssize_t k, Py_ssize_t G, Py_ssize_t n, const double *grid, const double *W, double *M)
     int okcore_sfinite(Py_ssize_t size, const float *x)
     int okcore_dfinite(Py_ssize_t size, const double *x)
     int okcore_vectorised()
@@ -67,17 +73,33 @@ cdef void augmented_input(
         row_h[m - 1] = 1
 
 
+cdef void transpose(int rows, int columns, const floating *X, floating *Y) noexcept nogil:
+    if floating is float:
+        okcore_stranspose(rows, columns, X, Y)
+    else:
+        okcore_dtranspose(rows, columns, X, Y)
+
+
 cdef void preactivations(
-    int lanes, int q, int v, int n, int P, const floating *u_hat, const floating *theta, floating *pre,
+    int lanes, int q, int v, int n, int P, const floating *u_hat, const floating *theta, const floating *theta_T,
+    floating *pre,
 ) noexcept nogil:
     # (B, m)(m, P): 2 B m P flops.  With two terms, half of each u_hat is zero: x meets W_x, h meets W_h.
     cdef int m = v + n + q, lane, p, j
     cdef floating bias
     if q == 1:
-        gemm[floating](False, True, lanes, P, m, 1, u_hat, m, theta, m, 0, pre, P)
+        if theta_T != NULL:
+            gemm[floating](False, False, lanes, P, m, 1, u_hat, m, theta_T, P, 0, pre, P)
+        else:
+            gemm[floating](False, True, lanes, P, m, 1, u_hat, m, theta, m, 0, pre, P)
         return
-    gemm[floating](False, True, lanes, P, v, 1, u_hat, 2 * m, theta, m, 0, pre, 2 * P)
-    gemm[floating](False, True, lanes, P, n, 1, u_hat + m + v, 2 * m, theta + v, m, 0, pre + P, 2 * P)
+    if theta_T != NULL:
+        gemm[floating](False, False, lanes, P, v, 1, u_hat, 2 * m, theta_T, P, 0, pre, 2 * P)
+        gemm[floating](False, False, lanes, P, n, 1, u_hat + m + v, 2 * m, theta_T + <Py_ssize_t> v * P, P, 0, pre + P,
+                       2 * P)
+    else:
+        gemm[floating](False, True, lanes, P, v, 1, u_hat, 2 * m, theta, m, 0, pre, 2 * P)
+        gemm[floating](False, True, lanes, P, n, 1, u_hat + m + v, 2 * m, theta + v, m, 0, pre + P, 2 * P)
     for j in range(2):
         for p in range(P):
             bias = theta[<Py_ssize_t> p * m + v + n + j]
@@ -109,72 +131,33 @@ cdef void immediate_factor(
     int k, int G, int n, const floating *Phi, const floating *d, floating *A,
 ) noexcept nogil:
     # A[s, (g, i)] = sum_a Phi[s, (a, i)] d[a, g, i]: a scaling of Phi's columns, 2 k S P flops, no product.
-    cdef int s, a, g, i, S = k * n, P = G * n
-    cdef const floating *phi_row
-    cdef const floating *diagonal
-    cdef floating *a_row
-    if Phi == NULL:
-        memset(A, 0, <Py_ssize_t> S * P * sizeof(floating))
-        for a in range(k):
-            for g in range(G):
-                diagonal = d + (a * G + g) * n
-                for i in range(n):
-                    A[<Py_ssize_t> (a * n + i) * P + g * n + i] = diagonal[i]
+    cdef int a, g, i, P = G * n
+    if Phi != NULL:
+        times_grid[floating](k * n, k, G, n, Phi, d, 0, A)
         return
-    for s in range(S):
+    memset(A, 0, <Py_ssize_t> k * n * P * sizeof(floating))
+    for a in range(k):
         for g in range(G):
-            a_row = A + <Py_ssize_t> s * P + g * n
-            for a in range(k):
-                phi_row = Phi + <Py_ssize_t> s * S + a * n
-                diagonal = d + (a * G + g) * n
-                if a == 0:
-                    for i in range(n):
-                        a_row[i] = phi_row[i] * diagonal[i]
-                else:
-                    for i in range(n):
-                        a_row[i] += phi_row[i] * diagonal[i]
+            for i in range(n):
+                A[<Py_ssize_t> (a * n + i) * P + g * n + i] = d[(a * G + g) * n + i]
 
 
 cdef void dense_part(int k, int G, int n, const floating *d_rec, const floating *W_h, floating *M) noexcept nogil:
     # M[(a, i), :] = sum_g d*[a, g, i] W_h[(g, i), :]: 2 S P flops.
-    cdef int a, g, i, col
-    cdef floating scale
-    cdef const floating *w_row
-    cdef floating *m_row
-    for a in range(k):
-        for i in range(n):
-            m_row = M + <Py_ssize_t> (a * n + i) * n
-            for g in range(G):
-                scale = d_rec[(a * G + g) * n + i]
-                w_row = W_h + <Py_ssize_t> (g * n + i) * n
-                if g == 0:
-                    for col in range(n):
-                        m_row[col] = scale * w_row[col]
-                else:
-                    for col in range(n):
-                        m_row[col] += scale * w_row[col]
+    if floating is float:
+        okcore_sgrid_times(k, G, n, d_rec, W_h, M)
+    else:
+        okcore_dgrid_times(k, G, n, d_rec, W_h, M)
 
 
-cdef void scale_by_grid(
-    int rows, int k, int n, const floating *X, const floating *c, Py_ssize_t c_stride, floating *Y,
+cdef void times_grid(
+    int rows, int k, int G, int n, const floating *X, const floating *grid, Py_ssize_t next_grid, floating *Y,
 ) noexcept nogil:
-    # Y[s, (b, i)] = sum_a X[s, (a, i)] c[s, a, b, i], rows of X and Y of length k n; c_stride 0 shares one grid.
-    cdef int s, a, b, i
-    cdef const floating *x_row
-    cdef const floating *diagonal
-    cdef floating *y_row
-    for s in range(rows):
-        for b in range(k):
-            y_row = Y + <Py_ssize_t> s * k * n + b * n
-            for a in range(k):
-                x_row = X + <Py_ssize_t> s * k * n + a * n
-                diagonal = c + s * c_stride + (a * k + b) * n
-                if a == 0:
-                    for i in range(n):
-                        y_row[i] = x_row[i] * diagonal[i]
-                else:
-                    for i in range(n):
-                        y_row[i] += x_row[i] * diagonal[i]
+    # Y[s, (g, i)] = sum_a X[s, (a, i)] grid[s, a, g, i]: 2 k rows G n flops.
+    if floating is float:
+        okcore_stimes_grid(rows, k, G, n, X, grid, next_grid, Y)
+    else:
+        okcore_dtimes_grid(rows, k, G, n, X, grid, next_grid, Y)
 
 
 cdef void transition_times_jacobian(
@@ -191,7 +174,7 @@ cdef void transition_times_jacobian(
                     Phi_next[<Py_ssize_t> (a * n + i) * S + b * n + i] += c[(a * k + b) * n + i]
         return
     # Phi C by scaling, then Phi M (S, S)(S, n) into the columns of h: 2 S^2 n flops.
-    scale_by_grid(S, k, n, Phi, c, 0, Phi_next)
+    times_grid[floating](S, k, k, n, Phi, c, 0, Phi_next)
     gemm[floating](False, False, S, n, S, 1, Phi, S, M, n, 1, Phi_next, S)
 
 
@@ -199,34 +182,24 @@ cdef void credit_times_immediate(
     int lanes, int q, int k, int G, int n, const floating *delta, const floating *d, floating *e,
 ) noexcept nogil:
     # e[b, j, (g, i)] = sum_a delta[b, (a, i)] d[b, j, a, g, i]
-    cdef int lane, j, a, g, i
-    cdef const floating *credit
-    cdef const floating *diagonal
-    cdef floating *row
+    cdef int lane, j
+    cdef Py_ssize_t P = G * n, size = k * P
+    if q == 1:
+        times_grid[floating](lanes, k, G, n, delta, d, size, e)
+        return
     for lane in range(lanes):
         for j in range(q):
-            for g in range(G):
-                row = e + ((<Py_ssize_t> lane * q + j) * G + g) * n
-                for a in range(k):
-                    credit = delta + (<Py_ssize_t> lane * k + a) * n
-                    diagonal = d + (((<Py_ssize_t> lane * q + j) * k + a) * G + g) * n
-                    if a == 0:
-                        for i in range(n):
-                            row[i] = credit[i] * diagonal[i]
-                    else:
-                        for i in range(n):
-                            row[i] += credit[i] * diagonal[i]
+            times_grid[floating](1, k, G, n, delta + lane * k * n, d + (lane * q + j) * size, 0, e + (lane * q + j) * P)
 
 
 cdef void credit_times_jacobian(
     int lanes, int q, int k, int G, int n,
-    const floating *e, const floating *W_h, const floating *c, floating *delta, floating *spare,
+    const floating *e, const floating *W_h, const floating *c, const floating *delta, floating *delta_before,
 ) noexcept nogil:
     cdef int S = k * n, P = G * n
-    scale_by_grid(lanes, k, n, delta, c, k * k * n, spare)
+    times_grid[floating](lanes, k, k, n, delta, c, <Py_ssize_t> k * k * n, delta_before)
     # delta D* (B, P) times W_h (P, n) into the columns of h: 2 B P n flops.
-    gemm[floating](False, False, lanes, n, P, 1, e + (q - 1) * P, q * P, W_h, n, 1, spare, S)
-    memcpy(delta, spare, <Py_ssize_t> lanes * S * sizeof(floating))
+    gemm[floating](False, False, lanes, n, P, 1, e + (q - 1) * P, q * P, W_h, n, 1, delta_before, S)
 
 
 cdef void gram_matrix(int N, Py_ssize_t cols, const floating *X, double *panel, double *gram) noexcept nogil:
@@ -241,20 +214,6 @@ cdef void gram_matrix(int N, Py_ssize_t cols, const floating *X, double *panel, 
     for a in range(N):
         for b in range(a):
             gram[a * N + b] = gram[b * N + a]
-
-
-cdef void sigmoid(Py_ssize_t size, const floating *x, floating *y) noexcept nogil:
-    if floating is float:
-        okcore_ssigmoid(size, x, y)
-    else:
-        okcore_dsigmoid(size, x, y)
-
-
-cdef void tanh(Py_ssize_t size, const floating *x, floating *y) noexcept nogil:
-    if floating is float:
-        okcore_stanh(size, x, y)
-    else:
-        okcore_dtanh(size, x, y)
 
 
 def instructions():

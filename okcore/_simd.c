@@ -55,82 +55,29 @@ static int level(void)
 
 #define DISPATCH(kernel, ...)                                                                                          \
     switch (level()) {                                                                                                 \
-    case 2: kernel##_avx512(__VA_ARGS__); break;                                                                       \
-    case 1: kernel##_avx2(__VA_ARGS__); break;                                                                         \
-    default: kernel##_baseline(__VA_ARGS__);                                                                           \
+    case 2: return KERNEL(kernel, avx512)(__VA_ARGS__);                                                                \
+    case 1: return KERNEL(kernel, avx2)(__VA_ARGS__);                                                                  \
+    default: return KERNEL(kernel, baseline)(__VA_ARGS__);                                                             \
     }
 #else
 static int level(void) { return 0; }
-#define DISPATCH(kernel, ...) kernel##_baseline(__VA_ARGS__);
+#define DISPATCH(kernel, ...) return KERNEL(kernel, baseline)(__VA_ARGS__);
 #endif
 
-void okcore_sgram(int n, ptrdiff_t columns, const float *X, ptrdiff_t ld, double *panel, double *gram)
-{
-    DISPATCH(sgram, n, columns, X, ld, panel, gram)
-}
+#define JOIN_(a, b, c, d) a##b##c##d
+#define JOIN(a, b, c, d) JOIN_(a, b, c, d)
+#define KERNEL(kernel, suffix) JOIN(FIRST, kernel, _, suffix)
+#define PUBLIC(kernel) JOIN(okcore_, FIRST, kernel, )
 
-void okcore_dgram(int n, ptrdiff_t columns, const double *X, ptrdiff_t ld, double *panel, double *gram)
-{
-    DISPATCH(dgram, n, columns, X, ld, panel, gram)
-}
+#define REAL float
+#define FIRST s
+#include "_simd_public.h"
+#undef REAL
+#undef FIRST
 
-void okcore_sproduct(ptrdiff_t rows, ptrdiff_t inner, ptrdiff_t columns, float alpha, const float *E, ptrdiff_t e_row,
-                     ptrdiff_t e_column, const float *X, ptrdiff_t ldx, float beta, float *Y, ptrdiff_t ldy)
-{
-    DISPATCH(sproduct, rows, inner, columns, alpha, E, e_row, e_column, X, ldx, beta, Y, ldy)
-}
-
-void okcore_sproduct_transposed(ptrdiff_t rows, ptrdiff_t inner, ptrdiff_t columns, float alpha, const float *E,
-                                ptrdiff_t lde, const float *Z, ptrdiff_t ldz, float beta, float *Y, ptrdiff_t ldy)
-{
-    DISPATCH(sproduct_transposed, rows, inner, columns, alpha, E, lde, Z, ldz, beta, Y, ldy)
-}
-
-void okcore_dproduct(ptrdiff_t rows, ptrdiff_t inner, ptrdiff_t columns, double alpha, const double *E, ptrdiff_t e_row,
-                     ptrdiff_t e_column, const double *X, ptrdiff_t ldx, double beta, double *Y, ptrdiff_t ldy)
-{
-    DISPATCH(dproduct, rows, inner, columns, alpha, E, e_row, e_column, X, ldx, beta, Y, ldy)
-}
-
-void okcore_dproduct_transposed(ptrdiff_t rows, ptrdiff_t inner, ptrdiff_t columns, double alpha, const double *E,
-                                ptrdiff_t lde, const double *Z, ptrdiff_t ldz, double beta, double *Y, ptrdiff_t ldy)
-{
-    DISPATCH(dproduct_transposed, rows, inner, columns, alpha, E, lde, Z, ldz, beta, Y, ldy)
-}
-
-void okcore_ssigmoid(ptrdiff_t size, const float *x, float *y)
-{
-    DISPATCH(ssigmoid, size, x, y)
-}
-
-void okcore_dsigmoid(ptrdiff_t size, const double *x, double *y)
-{
-    DISPATCH(dsigmoid, size, x, y)
-}
-
-void okcore_stanh(ptrdiff_t size, const float *x, float *y)
-{
-    DISPATCH(stanh, size, x, y)
-}
-
-void okcore_dtanh(ptrdiff_t size, const double *x, double *y)
-{
-    DISPATCH(dtanh, size, x, y)
-}
-
-int okcore_sfinite(ptrdiff_t size, const float *x)
-{
-    int finite;
-    DISPATCH(finite = sfinite, size, x)
-    return finite;
-}
-
-int okcore_dfinite(ptrdiff_t size, const double *x)
-{
-    int finite;
-    DISPATCH(finite = dfinite, size, x)
-    return finite;
-}
+#define REAL double
+#define FIRST d
+#include "_simd_public.h"
 
 int okcore_vectorised(void)
 {

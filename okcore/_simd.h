@@ -1,11 +1,12 @@
-/* Kernels written by hand, picked at run time by what the processor has: see docs/performance.md for what each one gains. */
+/* Kernels written by hand, picked at run time by what the processor has; docs/performance.md says what each one gains. */
 
 #ifndef OKCORE_SIMD_H
 #define OKCORE_SIMD_H
 
 #include <stddef.h>
 
-/* Rows are widened to double a panel at a time; its rows are a little apart, so that they do not share cache sets. */
+/* Gram matrices: rows are widened to double a panel at a time; its rows are a little apart, so that they do not share
+   cache sets. */
 #define OKCORE_PANEL 256
 #define OKCORE_PANEL_STRIDE (OKCORE_PANEL + 8)
 
@@ -18,8 +19,9 @@ void okcore_dgram(int n, ptrdiff_t columns, const double *X, ptrdiff_t ld, doubl
    Y is not read where beta is 0.  rows inner columns multiply-adds. */
 void okcore_sproduct(ptrdiff_t rows, ptrdiff_t inner, ptrdiff_t columns, float alpha, const float *E, ptrdiff_t e_row,
                      ptrdiff_t e_column, const float *X, ptrdiff_t ldx, float beta, float *Y, ptrdiff_t ldy);
-void okcore_dproduct(ptrdiff_t rows, ptrdiff_t inner, ptrdiff_t columns, double alpha, const double *E, ptrdiff_t e_row,
-                     ptrdiff_t e_column, const double *X, ptrdiff_t ldx, double beta, double *Y, ptrdiff_t ldy);
+void okcore_dproduct(ptrdiff_t rows, ptrdiff_t inner, ptrdiff_t columns, double alpha, const double *E,
+                     ptrdiff_t e_row, ptrdiff_t e_column, const double *X, ptrdiff_t ldx, double beta, double *Y,
+                     ptrdiff_t ldy);
 
 /* Y (rows, columns) <- alpha E Z^T + beta Y; E (rows, inner), Z (columns, inner). */
 void okcore_sproduct_transposed(ptrdiff_t rows, ptrdiff_t inner, ptrdiff_t columns, float alpha, const float *E,
@@ -27,11 +29,32 @@ void okcore_sproduct_transposed(ptrdiff_t rows, ptrdiff_t inner, ptrdiff_t colum
 void okcore_dproduct_transposed(ptrdiff_t rows, ptrdiff_t inner, ptrdiff_t columns, double alpha, const double *E,
                                 ptrdiff_t lde, const double *Z, ptrdiff_t ldz, double beta, double *Y, ptrdiff_t ldy);
 
-/* y <- sigmoid x, y <- tanh x; y may be x.  Within 3 units in the last place; NaN stays NaN. */
-void okcore_ssigmoid(ptrdiff_t size, const float *x, float *y);
-void okcore_dsigmoid(ptrdiff_t size, const double *x, double *y);
-void okcore_stanh(ptrdiff_t size, const float *x, float *y);
-void okcore_dtanh(ptrdiff_t size, const double *x, double *y);
+/* Y (columns, rows) = X^T, X (rows, columns) */
+void okcore_stranspose(ptrdiff_t rows, ptrdiff_t columns, const float *X, float *Y);
+void okcore_dtranspose(ptrdiff_t rows, ptrdiff_t columns, const double *X, double *Y);
+
+/* Y (rows, G, n) = X C, X (rows, k, n), C the diagonals of a grid (k, G, n); the grids of two rows are `next_grid` entries
+   apart, 0 if they share one.  rows k G n multiply-adds. */
+void okcore_stimes_grid(ptrdiff_t rows, ptrdiff_t k, ptrdiff_t G, ptrdiff_t n, const float *X, const float *grid,
+                        ptrdiff_t next_grid, float *Y);
+void okcore_dtimes_grid(ptrdiff_t rows, ptrdiff_t k, ptrdiff_t G, ptrdiff_t n, const double *X, const double *grid,
+                        ptrdiff_t next_grid, double *Y);
+
+/* M (k n, n) = C W, C the diagonals of a grid (k, G, n), W (G n, n).  k G n^2 multiply-adds. */
+void okcore_sgrid_times(ptrdiff_t k, ptrdiff_t G, ptrdiff_t n, const float *grid, const float *W, float *M);
+void okcore_dgrid_times(ptrdiff_t k, ptrdiff_t G, ptrdiff_t n, const double *grid, const double *W, double *M);
+
+/* A step of each built-in cell; shapes in _simd_cells.h. */
+#define OKCORE_CELL(name)                                                                                              \
+    void okcore_s##name(ptrdiff_t lanes, ptrdiff_t n, float *pre, const float *state, float *state_next, float *d,     \
+                        float *c);                                                                                     \
+    void okcore_d##name(ptrdiff_t lanes, ptrdiff_t n, double *pre, const double *state, double *state_next, double *d, \
+                        double *c);
+OKCORE_CELL(rnn)
+OKCORE_CELL(rhn)
+OKCORE_CELL(lstm)
+OKCORE_CELL(gru)
+#undef OKCORE_CELL
 
 /* Is no entry Inf or NaN? */
 int okcore_sfinite(ptrdiff_t size, const float *x);

@@ -12,7 +12,9 @@
 #define MANTISSA_BITS 23
 #include "_simd_gram.h"
 #include "_simd_products.h"
+#include "_simd_diagonals.h"
 #include "_simd_pointwise.h"
+#include "_simd_cells.h"
 #undef REAL
 #undef FIRST
 #undef REAL_IS_FLOAT
@@ -36,7 +38,9 @@
 #define MANTISSA_BITS 52
 #include "_simd_gram.h"
 #include "_simd_products.h"
+#include "_simd_diagonals.h"
 #include "_simd_pointwise.h"
+#include "_simd_cells.h"
 #undef REAL
 #undef FIRST
 #undef REAL_IS_FLOAT

@@ -15,6 +15,8 @@
 #define STRIPS 8
 #define DEPTH 128
 #define FEW_ROWS 4 /* the smaller block; what is left over goes row by row, bound by the reading of X */
+#define CHUNK 64 /* rows of a transposed E that are brought together at a time */
+#define ABREAST 8
 #define ROW_PANEL 2048
 #define DOT_ROWS (LANES > 8 ? 4 : 2)
 #define DOT_COLUMNS (LANES / DOT_ROWS)
@@ -51,25 +53,24 @@ INLINE void LOCAL(tiles)(const int rows, ptrdiff_t depth, ptrdiff_t width, REAL 
                          ptrdiff_t ldy)
 {
     /* Y (rows, width) from all strips of a panel; the last strip is zero behind `width` */
-    REAL together[ROWS * DEPTH] __attribute__((aligned(64))), last[ROWS * STRIP] __attribute__((aligned(64)));
+    REAL last[ROWS * STRIP] __attribute__((aligned(64)));
     ptrdiff_t c = 0;
-    if (e_row == 1) {
-        for (ptrdiff_t k = 0; k < depth; k++)
-            for (int i = 0; i < rows; i++)
-                together[k * rows + i] = E[k * e_column + i];
-        E = together;
-        e_column = rows;
-    }
     for (; c + STRIP <= width; c += STRIP, X += next_strip)
         LOCAL(tile)(rows, depth, alpha, E, e_row, e_column, X, ldx, beta, Y + c, ldy);
     if (c == width)
         return;
     LOCAL(tile)(rows, depth, alpha, E, e_row, e_column, X, ldx, 0, last, STRIP);
-    for (int i = 0; i < rows; i++)
-        for (ptrdiff_t j = 0; j < width - c; j++) {
-            REAL *y = Y + i * ldy + c + j;
-            *y = beta == 0 ? last[i * STRIP + j] : last[i * STRIP + j] + beta * *y;
+    for (int i = 0; i < rows; i++) {
+        REAL *from = last + i * STRIP, *y = Y + i * ldy + c;
+        ptrdiff_t j = 0;
+        if (beta != 0) {
+            for (; j + LANES <= width - c; j += LANES)
+                AT(from + j) += beta * AT(y + j);
+            for (; j < width - c; j++)
+                from[j] += beta * y[j];
         }
+        memcpy(y, from, (size_t) (width - c) * sizeof(REAL));
+    }
 }
 
 INLINE void LOCAL(pack)(ptrdiff_t depth, ptrdiff_t width, const REAL *X, ptrdiff_t ldx, REAL *strips)
@@ -89,33 +90,59 @@ INLINE void LOCAL(pack)(ptrdiff_t depth, ptrdiff_t width, const REAL *X, ptrdiff
     }
 }
 
+INLINE void LOCAL(add_rows)(const int rows, ptrdiff_t width, REAL alpha, const REAL *e, ptrdiff_t e_column, const REAL *X,
+                            ptrdiff_t ldx, REAL *y)
+{
+    /* y (width,) += alpha e X, X (rows, width) */
+    REAL a[ABREAST];
+    ptrdiff_t i = 0;
+    for (int j = 0; j < rows; j++)
+        a[j] = alpha * e[j * e_column];
+    for (; i + LANES <= width; i += LANES) {
+        LOCAL(block) sum = a[0] * CONST_AT(X + i);
+        for (int j = 1; j < rows; j++)
+            sum += a[j] * CONST_AT(X + j * ldx + i);
+        AT(y + i) += sum;
+    }
+    for (; i < width; i++)
+        for (int j = 0; j < rows; j++)
+            y[i] += a[j] * X[j * ldx + i];
+}
+
 TARGET static void LOCAL(row)(ptrdiff_t inner, ptrdiff_t columns, REAL alpha, const REAL *e, ptrdiff_t e_column,
                               const REAL *X, ptrdiff_t ldx, REAL beta, REAL *y)
 {
-    /* y (columns,) <- alpha e X + beta y: four rows of X at a time into a panel of y that stays in the nearest cache */
+    /* y (columns,) <- alpha e X + beta y, bound by the reading of X: several rows abreast keep more of memory's channels
+       busy than one, and a panel of y stays in the nearest cache */
     for (ptrdiff_t start = 0; start < columns; start += ROW_PANEL) {
-        ptrdiff_t width = columns - start < ROW_PANEL ? columns - start : ROW_PANEL;
+        ptrdiff_t width = columns - start < ROW_PANEL ? columns - start : ROW_PANEL, k = 0;
+        const REAL *x = X + start;
         REAL *out = y + start;
         if (beta == 0)
             memset(out, 0, (size_t) width * sizeof(REAL));
         else if (beta != 1)
             for (ptrdiff_t i = 0; i < width; i++)
                 out[i] *= beta;
-        for (ptrdiff_t k = 0; k < inner; k += 4) {
-            REAL a[4];
-            const REAL *x[4]; /* a row that is not there is the first one, times zero */
-            ptrdiff_t i = 0;
-            for (int j = 0; j < 4; j++) {
-                ptrdiff_t at = k + j < inner ? k + j : k;
-                a[j] = k + j < inner ? alpha * e[at * e_column] : 0;
-                x[j] = X + at * ldx + start;
-            }
-            for (; i + LANES <= width; i += LANES)
-                AT(out + i) += (a[0] * CONST_AT(x[0] + i) + a[1] * CONST_AT(x[1] + i))
-                               + (a[2] * CONST_AT(x[2] + i) + a[3] * CONST_AT(x[3] + i));
-            for (; i < width; i++)
-                out[i] += (a[0] * x[0][i] + a[1] * x[1][i]) + (a[2] * x[2][i] + a[3] * x[3][i]);
-        }
+        for (; k + ABREAST <= inner; k += ABREAST)
+            LOCAL(add_rows)(ABREAST, width, alpha, e + k * e_column, e_column, x + k * ldx, ldx, out);
+        for (; k < inner; k++)
+            LOCAL(add_rows)(1, width, alpha, e + k * e_column, e_column, x + k * ldx, ldx, out);
+    }
+}
+
+INLINE void LOCAL(bring_together)(ptrdiff_t rows, ptrdiff_t depth, const REAL *E, ptrdiff_t e_column, REAL *together)
+{
+    /* Columns of E (rows, depth) lie far apart where E is a transpose: blocks of ROWS, then of FEW_ROWS rows one behind the
+       other, each (depth, its rows).  A column's part fills whole cache lines, so each is fetched once. */
+    ptrdiff_t whole = rows / ROWS * ROWS;
+    for (ptrdiff_t k = 0; k < depth; k++) {
+        const REAL *from = E + k * e_column;
+        for (ptrdiff_t i = 0; i < whole; i += ROWS)
+            for (int j = 0; j < ROWS; j++)
+                together[i * depth + k * ROWS + j] = from[i + j];
+        for (ptrdiff_t i = whole; i < rows; i += FEW_ROWS)
+            for (int j = 0; j < FEW_ROWS; j++)
+                together[i * depth + k * FEW_ROWS + j] = from[i + j];
     }
 }
 
@@ -123,7 +150,7 @@ TARGET static void LOCAL(product)(ptrdiff_t rows, ptrdiff_t inner, ptrdiff_t col
                                   ptrdiff_t e_row, ptrdiff_t e_column, const REAL *X, ptrdiff_t ldx, REAL beta, REAL *Y,
                                   ptrdiff_t ldy)
 {
-    REAL panel[DEPTH * STRIPS * STRIP] __attribute__((aligned(64)));
+    REAL panel[DEPTH * STRIPS * STRIP] __attribute__((aligned(64))), together[CHUNK * DEPTH] __attribute__((aligned(64)));
     ptrdiff_t blocks = rows / FEW_ROWS * FEW_ROWS;
     /* One or two blocks of rows read a small X where it lies: packing would cost as much as it saves. */
     int in_place = blocks <= 2 * ROWS && columns % STRIP == 0 && columns <= ROW_PANEL;
@@ -131,12 +158,13 @@ TARGET static void LOCAL(product)(ptrdiff_t rows, ptrdiff_t inner, ptrdiff_t col
         LOCAL(row)(inner, columns, alpha, E + i * e_row, e_column, X, ldx, beta, Y + i * ldy);
     if (blocks == 0)
         return;
-    for (ptrdiff_t k = 0; k == 0 || k < inner; k += DEPTH) {
-        ptrdiff_t depth = inner - k < DEPTH ? inner - k : DEPTH;
-        REAL keep = k == 0 ? beta : 1;
+    ptrdiff_t parts = inner > DEPTH ? (inner + DEPTH - 1) / DEPTH : 1, most = (inner + parts - 1) / parts; /* even parts */
+    for (ptrdiff_t part = 0; part < parts; part++) {
+        ptrdiff_t k = part * most, depth = inner - k < most ? inner - k : most;
+        REAL keep = part == 0 ? beta : 1;
         for (ptrdiff_t start = 0; start < columns; start += STRIPS * STRIP) {
-            ptrdiff_t width = columns - start < STRIPS * STRIP ? columns - start : STRIPS * STRIP, i = 0;
-            const REAL *e = E + k * e_column, *x = X + k * ldx + start;
+            ptrdiff_t width = columns - start < STRIPS * STRIP ? columns - start : STRIPS * STRIP;
+            const REAL *x = X + k * ldx + start;
             ptrdiff_t next_strip = STRIP, step = ldx;
             if (!in_place) {
                 LOCAL(pack)(depth, width, x, ldx, panel);
@@ -144,12 +172,27 @@ TARGET static void LOCAL(product)(ptrdiff_t rows, ptrdiff_t inner, ptrdiff_t col
                 next_strip = depth * STRIP;
                 step = STRIP;
             }
-            for (; i + ROWS <= blocks; i += ROWS)
-                LOCAL(tiles)(ROWS, depth, width, alpha, e + i * e_row, e_row, e_column, x, next_strip, step, keep,
-                             Y + i * ldy + start, ldy);
-            for (; i < blocks; i += FEW_ROWS)
-                LOCAL(tiles)(FEW_ROWS, depth, width, alpha, e + i * e_row, e_row, e_column, x, next_strip, step, keep,
-                             Y + i * ldy + start, ldy);
+            for (ptrdiff_t first = 0; first < blocks; first += CHUNK) {
+                ptrdiff_t count = blocks - first < CHUNK ? blocks - first : CHUNK, i = 0;
+                const REAL *e = E + first * e_row + k * e_column;
+                REAL *y = Y + first * ldy + start;
+                if (e_row == 1) {
+                    LOCAL(bring_together)(count, depth, e, e_column, together);
+                    for (; i + ROWS <= count; i += ROWS)
+                        LOCAL(tiles)(ROWS, depth, width, alpha, together + i * depth, 1, ROWS, x, next_strip, step, keep,
+                                     y + i * ldy, ldy);
+                    for (; i < count; i += FEW_ROWS)
+                        LOCAL(tiles)(FEW_ROWS, depth, width, alpha, together + i * depth, 1, FEW_ROWS, x, next_strip, step,
+                                     keep, y + i * ldy, ldy);
+                } else {
+                    for (; i + ROWS <= count; i += ROWS)
+                        LOCAL(tiles)(ROWS, depth, width, alpha, e + i * e_row, e_row, e_column, x, next_strip, step, keep,
+                                     y + i * ldy, ldy);
+                    for (; i < count; i += FEW_ROWS)
+                        LOCAL(tiles)(FEW_ROWS, depth, width, alpha, e + i * e_row, e_row, e_column, x, next_strip, step,
+                                     keep, y + i * ldy, ldy);
+                }
+            }
         }
     }
 }
@@ -255,6 +298,43 @@ TARGET static void LOCAL(product_transposed)(ptrdiff_t rows, ptrdiff_t inner, pt
     }
 }
 
+#define SWAP(h)                                                                                                        \
+    if (LANES > h) {                                                                                                   \
+        static const INTEGER first[16] = EACH(FIRST_OF, h), second[16] = EACH(SECOND_OF, h);                           \
+        for (int i = 0; i < LANES; i++)                                                                                \
+            if ((i & h) == 0) {                                                                                        \
+                LOCAL(block) a = row[i], b = row[i | h];                                                               \
+                row[i] = SHUFFLE(a, b, *(const LOCAL(index) *) first);                                                 \
+                row[i | h] = SHUFFLE(a, b, *(const LOCAL(index) *) second);                                            \
+            }                                                                                                          \
+    }
+/* Off the diagonal of h by h blocks, two vectors change places. */
+#define FIRST_OF(l, h) ((l) & (h) ? ((l) ^ (h)) + LANES : (l))
+#define SECOND_OF(l, h) ((l) & (h) ? (l) + LANES : (l) ^ (h))
+
+TARGET static void LOCAL(transpose)(ptrdiff_t rows, ptrdiff_t columns, const REAL *X, REAL *Y)
+{
+    /* Y (columns, rows) = X^T, LANES by LANES entries at a time in registers */
+    for (ptrdiff_t j = 0; j < columns; j += LANES)
+        for (ptrdiff_t i = 0; i < rows; i += LANES) {
+            if (i + LANES > rows || j + LANES > columns) {
+                for (ptrdiff_t a = i; a < rows && a < i + LANES; a++)
+                    for (ptrdiff_t b = j; b < columns && b < j + LANES; b++)
+                        Y[b * rows + a] = X[a * columns + b];
+                continue;
+            }
+            LOCAL(block) row[16];
+            for (int a = 0; a < LANES; a++)
+                row[a] = CONST_AT(X + (i + a) * columns + j);
+            SWAP(8) SWAP(4) SWAP(2) SWAP(1)
+            for (int a = 0; a < LANES; a++)
+                AT(Y + (j + a) * rows + i) = row[a];
+        }
+}
+
+#undef SECOND_OF
+#undef FIRST_OF
+#undef SWAP
 #undef MERGE
 #undef EACH
 #undef OTHER
@@ -265,6 +345,8 @@ TARGET static void LOCAL(product_transposed)(ptrdiff_t rows, ptrdiff_t inner, pt
 #undef DOT_COLUMNS
 #undef DOT_ROWS
 #undef ROW_PANEL
+#undef ABREAST
+#undef CHUNK
 #undef FEW_ROWS
 #undef DEPTH
 #undef STRIPS

@@ -27,6 +27,8 @@ cdef class Tape:
     cdef void *pre                       # (B, q, P)
     cdef void *e                         # (K, B, q, P) credits times D
     cdef void *spare                     # (B, S)
+    cdef void *theta_T                   # (m, P) theta^T of a run, if has_theta_T
+    cdef bint has_theta_T
 
     # One step from `state` (B, S) into `state_next` (B, S) and the slot behind the tape; nothing that counts is
     # changed. same_theta: it is the last step's, so there is nothing to compare. Returns -1, or the first lane whose

@@ -16,8 +16,12 @@ from okcore._kernels cimport (
     dense_part,
     immediate_factor,
     preactivations,
+    transpose,
     transition_times_jacobian,
 )
+
+cdef enum:
+    FEW_LANES = 4   # from which theta^T, copied once a run, is worth its making
 
 
 cdef class Tape:
@@ -54,6 +58,7 @@ cdef class Tape:
         self.pre = self.make_scratch((B, self.q, self.P))
         self.e = self.make_scratch((K, B, self.q, self.P))
         self.spare = self.make_scratch((B, self.S))
+        self.theta_T = self.make_scratch((self.m, self.P))
 
     cdef void *make_scratch(self, shape) except NULL:
         array = aligned_zeros(shape, self.cell.dtype)
@@ -156,18 +161,25 @@ cdef int compute_step(
     cdef int B = tape.batch_size, tau = tape.open_steps, q = tape.q, k = tape.k, S = tape.S, P = tape.P, m = tape.m
     cdef int lane
     cdef const floating *theta = <const floating *> tape.cell.theta_data
-    cdef floating *before = <floating *> tape.before
+    cdef floating *before = <floating *> state
     cdef floating *u_hat = <floating *> tape.u_hat + <Py_ssize_t> tau * B * q * m
     cdef floating *d = <floating *> tape.d + <Py_ssize_t> tau * B * q * k * P
     cdef floating *c = <floating *> tape.c + <Py_ssize_t> tau * B * k * S
-    memcpy(before, state, <Py_ssize_t> B * S * sizeof(floating))
     if reset != NULL:
+        before = <floating *> tape.before
+        memcpy(before, state, <Py_ssize_t> B * S * sizeof(floating))
         for lane in range(B):
             if reset[lane]:
                 memset(before + lane * S, 0, S * sizeof(floating))
     snapshot_parameters[floating](tape, theta, same_theta)
     augmented_input[floating](B, q, tape.v, tape.n, S, x, symbols, before, u_hat)
-    preactivations[floating](B, q, tape.v, tape.n, P, u_hat, theta, <floating *> tape.pre)
+    if not same_theta:
+        tape.has_theta_T = False
+    elif B >= FEW_LANES and not tape.has_theta_T:
+        transpose[floating](P, m, theta, <floating *> tape.theta_T)
+        tape.has_theta_T = True
+    preactivations[floating](B, q, tape.v, tape.n, P, u_hat, theta,
+                             <floating *> tape.theta_T if tape.has_theta_T else NULL, <floating *> tape.pre)
     tape.cell.step_lanes(B, tape.pre, before, state_next, d, c)
     for lane in range(B):
         if not all_finite[floating](S, state_next + lane * S):
@@ -189,6 +201,8 @@ cdef void sweep(Tape tape, const floating *dh, floating *delta, floating *gradie
     # Then gradient (P, m) += sum_tau e_tau^T u_hat_tau, one product over all steps, terms and lanes.
     cdef int B = tape.batch_size, n = tape.n, q = tape.q, k = tape.k, G = tape.G, S = tape.S, P = tape.P
     cdef int open_steps = tape.open_steps, lane, i, tau
+    cdef floating *now = delta
+    cdef floating *after = <floating *> tape.spare
     cdef floating *rows
     cdef const floating *credit
     cdef const floating *d
@@ -207,14 +221,17 @@ cdef void sweep(Tape tape, const floating *dh, floating *delta, floating *gradie
             credit = <floating *> tape.credit + <Py_ssize_t> tau * B * n
             for lane in range(B):
                 for i in range(n):
-                    delta[lane * S + i] += credit[lane * n + i]
-        credit_times_immediate[floating](B, q, k, G, n, delta, d, rows)
+                    now[lane * S + i] += credit[lane * n + i]
+        credit_times_immediate[floating](B, q, k, G, n, now, d, rows)
         if tau > 0 or reach_back:
             W_h = <floating *> tape.w + tape.w_slot[tau] * (<Py_ssize_t> P * n)
-            credit_times_jacobian[floating](B, q, k, G, n, rows, W_h, c, delta, <floating *> tape.spare)
+            credit_times_jacobian[floating](B, q, k, G, n, rows, W_h, c, now, after)
+            now, after = after, now
         for lane in range(B):
             if tape.cut[tau * B + lane]:
-                memset(delta + lane * S, 0, S * sizeof(floating))
+                memset(now + lane * S, 0, S * sizeof(floating))
+    if now != delta:
+        memcpy(delta, now, <Py_ssize_t> B * S * sizeof(floating))
     if open_steps > 0:
         add_outer_products[floating](open_steps * B, q, tape.v, n, P, <floating *> tape.e, <floating *> tape.u_hat,
                                      <floating *> tape.pre, gradient)

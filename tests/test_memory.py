@@ -278,7 +278,8 @@ def test_steps_allocate_nothing_in_c(algorithm, kernels, shim):
         counts = in_child("allocations", algorithm, preload=shim, OPENBLAS_CORETYPE=kernels)
     else:
         pytest.skip("has no AVX2")
-    assert {job: found for job, (found, idle) in counts.items() if found != idle} == {}
+    # Python itself may allocate once in a while, in the idle run as well: a real allocation would be there at each step
+    assert {job: found for job, (found, idle) in counts.items() if found > idle} == {}
 
 
 def test_steps_allocate_nothing_in_python():

@@ -1,0 +1,110 @@
+/* Pointwise steps of the built-in cells for one instruction set and one type: new state, and the diagonals d and c of its
+   Jacobians.
+
+   Every cell is pointwise in its pre-activations, so with s = f(pre, s') per unit
+       d[j, a, g, i] = d s[a, i] / d pre[j, g, i]        (immediate Jacobian, F = sum_j D^j (x) u^j)
+       c[a, b, i]    = d s[a, i] / d s'[b, i], pre held  (the part of the state Jacobian beside D* W_h E_h)
+   pre (lanes, q, G, n) is overwritten; state, state_next (lanes, k, n); d (lanes, q, k, G, n); c (lanes, k, k, n). */
+
+#define JOIN_(a, b, c) a##b##_##c
+#define JOIN(a, b, c) JOIN_(a, b, c)
+#define LOCAL(kernel) JOIN(FIRST, kernel, SUFFIX)
+#define CELL(name)                                                                                                     \
+    TARGET static void LOCAL(name)(ptrdiff_t lanes, ptrdiff_t n, REAL *restrict pre, const REAL *restrict state,       \
+                                   REAL *restrict state_next, REAL *restrict d, REAL *restrict c)
+
+CELL(rnn)
+{
+    /* h = tanh(a) */
+    LOCAL(tanh)(lanes * n, pre, state_next);
+    for (ptrdiff_t i = 0; i < lanes * n; i++) {
+        d[i] = 1 - state_next[i] * state_next[i];
+        c[i] = 0;
+    }
+    (void) state;
+}
+
+CELL(rhn)
+{
+    /* z = 2 sigmoid(a_z) - 1, f = sigmoid(a_f), h = f h' + (1 - f) z */
+    LOCAL(sigmoid)(lanes * 2 * n, pre, pre);
+    for (ptrdiff_t lane = 0; lane < lanes; lane++, pre += 2 * n, state += n, state_next += n, d += 2 * n, c += n) {
+        const REAL *restrict s = pre, *restrict f = pre + n;
+        REAL *restrict d_z = d, *restrict d_f = d + n;
+        for (ptrdiff_t i = 0; i < n; i++) {
+            REAL z = 2 * s[i] - 1;
+            state_next[i] = f[i] * state[i] + (1 - f[i]) * z;
+            d_z[i] = (1 - f[i]) * 2 * s[i] * (1 - s[i]);
+            d_f[i] = (state[i] - z) * f[i] * (1 - f[i]);
+            c[i] = f[i];
+        }
+    }
+}
+
+CELL(lstm)
+{
+    /* rows i, f, g, o (torch's order); c = f c' + i g, h = o tanh(c); state [h, c].  Three blocks are always zero, as the
+       tape was made, and are not written: dc/da_o, dh/dh' and dc/dh'.  This loop is bound by its stores. */
+    for (ptrdiff_t lane = 0; lane < lanes; lane++, pre += 4 * n, state += 2 * n, state_next += 2 * n, d += 8 * n, c += 4 * n) {
+        REAL *restrict gate_i = pre, *restrict gate_f = pre + n, *restrict gate_g = pre + 2 * n, *restrict gate_o = pre + 3 * n;
+        const REAL *restrict old = state + n;
+        REAL *restrict h = state_next, *restrict new = state_next + n;
+        REAL *restrict d_h = d, *restrict d_c = d + 4 * n;
+        REAL *restrict grid = c; /* dh/dh', dh/dc', dc/dh', dc/dc' */
+        LOCAL(sigmoid)(2 * n, gate_i, gate_i);
+        LOCAL(tanh)(n, gate_g, gate_g);
+        LOCAL(sigmoid)(n, gate_o, gate_o);
+        for (ptrdiff_t i = 0; i < n; i++)
+            new[i] = gate_f[i] * old[i] + gate_i[i] * gate_g[i];
+        LOCAL(tanh)(n, new, h);
+        for (ptrdiff_t i = 0; i < n; i++) {
+            REAL dh_dc = gate_o[i] * (1 - h[i] * h[i]);
+            REAL dc_di = gate_g[i] * gate_i[i] * (1 - gate_i[i]);
+            REAL dc_df = old[i] * gate_f[i] * (1 - gate_f[i]);
+            REAL dc_dg = gate_i[i] * (1 - gate_g[i] * gate_g[i]);
+            d_c[i] = dc_di;
+            d_c[n + i] = dc_df;
+            d_c[2 * n + i] = dc_dg;
+            d_h[i] = dh_dc * dc_di;
+            d_h[n + i] = dh_dc * dc_df;
+            d_h[2 * n + i] = dh_dc * dc_dg;
+            d_h[3 * n + i] = h[i] * gate_o[i] * (1 - gate_o[i]);
+            grid[n + i] = dh_dc * gate_f[i];
+            grid[3 * n + i] = gate_f[i];
+            h[i] *= gate_o[i];
+        }
+    }
+}
+
+CELL(gru)
+{
+    /* rows r, z, n ("reset after", torch's form); input and recurrence arrive apart:
+       g = tanh(x_n + r h_n), h = (1 - z) g + z h' */
+    for (ptrdiff_t lane = 0; lane < lanes; lane++, pre += 6 * n, state += n, state_next += n, d += 6 * n, c += n) {
+        REAL *restrict r = pre, *restrict z = pre + n, *restrict g = pre + 2 * n;
+        const REAL *restrict from_h = pre + 3 * n, *restrict h_n = pre + 5 * n;
+        REAL *restrict d_x = d, *restrict d_h = d + 3 * n;
+        for (ptrdiff_t i = 0; i < 2 * n; i++)
+            r[i] += from_h[i];
+        LOCAL(sigmoid)(2 * n, r, r);
+        for (ptrdiff_t i = 0; i < n; i++)
+            g[i] += r[i] * h_n[i];
+        LOCAL(tanh)(n, g, g);
+        for (ptrdiff_t i = 0; i < n; i++) {
+            REAL dh_dg = (1 - z[i]) * (1 - g[i] * g[i]);
+            REAL dh_dr = dh_dg * h_n[i] * r[i] * (1 - r[i]);
+            REAL dh_dz = (state[i] - g[i]) * z[i] * (1 - z[i]);
+            state_next[i] = (1 - z[i]) * g[i] + z[i] * state[i];
+            d_x[i] = d_h[i] = dh_dr;
+            d_x[n + i] = d_h[n + i] = dh_dz;
+            d_x[2 * n + i] = dh_dg;
+            d_h[2 * n + i] = dh_dg * r[i];
+            c[i] = z[i];
+        }
+    }
+}
+
+#undef CELL
+#undef LOCAL
+#undef JOIN
+#undef JOIN_
