@@ -18,15 +18,17 @@ a tape; a *carry* summarises all that came before.  Every estimator is the engin
 import os as _os
 from importlib.metadata import version as _version
 
-# A lane's thread that waits must sleep: by default it spins, and where another process wants the processor a step
-# then takes as long as the scheduler's time slices.  OpenMP reads this once, as the compiled modules are loaded.
-_waits = "OMP_WAIT_POLICY" not in _os.environ and "GOMP_SPINCOUNT" not in _os.environ
-if _waits:
-    _os.environ["OMP_WAIT_POLICY"] = "passive"
+# A lane's thread that waits must soon sleep: by default it spins for milliseconds, and where another process wants the
+# processor a step then takes as long as the scheduler's time slices.  It spins for some 50 us, the time between the
+# parallel parts of a gradient (GNU's OpenMP; the policy is for others).  Both are read once, as the modules are loaded.
+_waits = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "2000"}
+if _waits.keys() & _os.environ.keys():
+    _waits = {}
+_os.environ.update(_waits)
 from okcore import _engine  # noqa: F401
 
-if _waits:
-    del _os.environ["OMP_WAIT_POLICY"]
+for _name in _waits:
+    del _os.environ[_name]
 
 from okcore import kron, tasks
 from okcore._carries import Carry

@@ -399,7 +399,7 @@ cdef class Engine:
         # gradient += credit . J for dh at the newest step, or for the tape's credits if dh is NULL
         cdef bint finite
         cdef Py_ssize_t size = <Py_ssize_t> self.P * self.m
-        self.tape.sweep(dh, self.delta, gradient, self.carry.needs_terms)
+        self.tape.sweep(dh, self.delta, gradient, self.carry.needs_terms, threads_of(self.n_threads))
         self.carry.contract_lanes(self.delta, gradient)
         if self.cell.single:
             finite = all_finite[float](size, <float *> gradient)

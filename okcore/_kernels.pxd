@@ -7,11 +7,26 @@ is `d` (k, G, n) for D (S, P), or `c` (k, k, n) for C (S, S).  All matrices are 
 
 from cython cimport floating
 
+cdef enum:
+    BLOCK_ROWS = 4    # a product's rows come in blocks of so many, and each row is the same in any block
+
 # C (m, n) <- alpha op(A) op(B) + beta C, op(A) (m, k), op(B) (k, n), leading dimension = row stride; not both
 # transposed. 2 m n k flops, by hand where vectors are wide, else by BLAS.
 cdef void gemm(
     bint trans_a, bint trans_b, int m, int n, int k,
     floating alpha, const floating *A, int lda, const floating *B, int ldb, floating beta, floating *C, int ldc,
+) noexcept nogil
+
+# Where in `count` rows does part `part` of `parts` begin?  At a multiple of `grain`; the last part takes the rest.
+cdef int part_start(int count, int grain, int part, int parts) noexcept nogil
+
+# In how many parts do `work` multiply-adds over `count` rows pay?  1 where a row's result would depend on the parts.
+cdef int parts_that_pay(int count, int grain, Py_ssize_t work, int threads) noexcept nogil
+
+# C (m, n) <- alpha A^T B + beta C, A (k, m), with rows of C over threads; the same bits for any number of them.
+cdef void transposed_gemm(
+    int m, int n, int k, floating alpha, const floating *A, int lda, const floating *B, int ldb,
+    floating beta, floating *C, int ldc, int threads,
 ) noexcept nogil
 
 # u_hat (B, q, m) of the inputs, the previous state (B, S) and the bias columns.
@@ -33,7 +48,7 @@ cdef void preactivations(
 # gradient (P, m) += sum_rows e^T u_hat, e (rows, q, P), u_hat (rows, q, m); `sums` (q, P) is scratch.
 cdef void add_outer_products(
     int rows, int q, int v, int n, int P, const floating *e, const floating *u_hat, floating *sums,
-    floating *gradient,
+    floating *gradient, int threads,
 ) noexcept nogil
 
 # A (S, P) = Phi D, Phi (S, S); Phi NULL stands for the identity.

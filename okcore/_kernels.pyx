@@ -1,4 +1,5 @@
 from cython cimport floating
+from cython.parallel cimport prange
 from libc.string cimport memcpy, memset
 
 from okcore._blas cimport gemm as blas_gemm
@@ -49,6 +50,31 @@ cdef void gemm(
         okcore_sproduct(m, k, n, alpha, A, 1 if trans_a else lda, lda if trans_a else 1, B, ldb, beta, C, ldc)
     else:
         okcore_dproduct(m, k, n, alpha, A, 1 if trans_a else lda, lda if trans_a else 1, B, ldb, beta, C, ldc)
+
+
+cdef int part_start(int count, int grain, int part, int parts) noexcept nogil:
+    return count if part == parts else count // grain * part // parts * grain
+
+
+cdef int parts_that_pay(int count, int grain, Py_ssize_t work, int threads) noexcept nogil:
+    # Waking a thread takes 5 to 50 us.
+    if threads == 1 or work < 1 << 21 or not okcore_vectorised():
+        return 1
+    return max(1, min(threads, count // grain))
+
+
+cdef void transposed_gemm(
+    int m, int n, int k, floating alpha, const floating *A, int lda, const floating *B, int ldb,
+    floating beta, floating *C, int ldc, int threads,
+) noexcept nogil:
+    cdef int part, start, parts = parts_that_pay(m, 16, <Py_ssize_t> m * n * k, threads)
+    if parts == 1:
+        gemm[floating](True, False, m, n, k, alpha, A, lda, B, ldb, beta, C, ldc)
+        return
+    for part in prange(parts, num_threads=parts, schedule="static"):
+        start = part_start(m, 16, part, parts)
+        gemm[floating](True, False, part_start(m, 16, part + 1, parts) - start, n, k, alpha, A + start, lda, B, ldb,
+                       beta, C + <Py_ssize_t> start * ldc, ldc)
 
 
 cdef void augmented_input(
@@ -109,15 +135,15 @@ cdef void preactivations(
 
 cdef void add_outer_products(
     int rows, int q, int v, int n, int P, const floating *e, const floating *u_hat, floating *sums,
-    floating *gradient,
+    floating *gradient, int threads,
 ) noexcept nogil:
     # (P, rows)(rows, m): 2 rows m P flops, by the same halves
     cdef int m = v + n + q, row, p
     if q == 1:
-        gemm[floating](True, False, P, m, rows, 1, e, P, u_hat, m, 1, gradient, m)
+        transposed_gemm[floating](P, m, rows, 1, e, P, u_hat, m, 1, gradient, m, threads)
         return
-    gemm[floating](True, False, P, v, rows, 1, e, 2 * P, u_hat, 2 * m, 1, gradient, m)
-    gemm[floating](True, False, P, n, rows, 1, e + P, 2 * P, u_hat + m + v, 2 * m, 1, gradient + v, m)
+    transposed_gemm[floating](P, v, rows, 1, e, 2 * P, u_hat, 2 * m, 1, gradient, m, threads)
+    transposed_gemm[floating](P, n, rows, 1, e + P, 2 * P, u_hat + m + v, 2 * m, 1, gradient + v, m, threads)
     memset(sums, 0, 2 * P * sizeof(floating))
     for row in range(rows):
         for p in range(2 * P):

@@ -12,7 +12,7 @@ from okcore._memory import aligned_zeros
 from okcore._address cimport address
 from okcore._carries cimport Carry, threads_of
 from okcore._cells cimport CellKernel
-from okcore._kernels cimport PANEL_STRIDE, gemm, gram_matrix, sum_of_squares
+from okcore._kernels cimport PANEL_STRIDE, gemm, gram_matrix, sum_of_squares, transposed_gemm
 from okcore._reduction cimport Outcome, mix_terms, reduce_terms, scratch_bytes, scratch_doubles
 
 cdef enum:
@@ -171,8 +171,8 @@ cdef void contract_one(
     cdef int S = carry.S, P = carry.P, lane = index // carry.rank
     cdef floating *row = <floating *> carry.contracted + <Py_ssize_t> index * P
     if index % carry.rank < carry.active[lane]:
-        gemm[floating](False, False, 1, P, S, 1, delta + lane * S, S, <floating *> carry.A + <Py_ssize_t> index * S * P, P,
-                       0, row, P)
+        gemm[floating](False, False, 1, P, S, 1, delta + lane * S, S,
+                       <floating *> carry.A + <Py_ssize_t> index * S * P, P, 0, row, P)
     else:
         memset(row, 0, P * sizeof(floating))
 
@@ -190,8 +190,8 @@ cdef void kronecker_contract(KroneckerCarry carry, const floating *delta, floati
     else:
         for index in prange(terms, num_threads=threads, schedule="static"):
             contract_one[floating](carry, index, delta)
-    gemm[floating](True, False, P, m, terms, <floating> carry.weight, <floating *> carry.contracted, P,
-                   <floating *> carry.u, m, 1, gradient, m)
+    transposed_gemm[floating](P, m, terms, <floating> carry.weight, <floating *> carry.contracted, P,
+                              <floating *> carry.u, m, 1, gradient, m, threads_of(carry.n_threads))
 
 
 cdef class OptimalKroneckerSumCarry(KroneckerCarry):

@@ -114,5 +114,7 @@ cdef void rank_one_contract(RankOneCarry carry, const floating *delta, floating 
     cdef floating weight
     cdef Py_ssize_t size = <Py_ssize_t> carry.P * carry.m
     for lane in range(carry.batch_size):
-        weight = <floating> dot_in_double[floating](carry.S, delta + lane * carry.S, <floating *> carry.a + lane * carry.S)
-        gemm[floating](False, False, 1, <int> size, 1, 1, &weight, 1, <floating *> carry.w + lane * size, <int> size, 1, gradient, <int> size)
+        weight = <floating> dot_in_double[floating](
+            carry.S, delta + lane * carry.S, <floating *> carry.a + lane * carry.S)
+        gemm[floating](False, False, 1, <int> size, 1, 1, &weight, 1,
+                       <floating *> carry.w + lane * size, <int> size, 1, gradient, <int> size)

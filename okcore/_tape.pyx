@@ -1,4 +1,5 @@
 from cython cimport floating
+from cython.parallel cimport prange
 from libc.string cimport memcmp, memcpy, memset
 
 import numpy as np
@@ -8,6 +9,7 @@ from okcore._memory import aligned_zeros
 from okcore._address cimport address
 from okcore._cells cimport CellKernel
 from okcore._kernels cimport (
+    BLOCK_ROWS,
     add_outer_products,
     all_finite,
     augmented_input,
@@ -15,6 +17,8 @@ from okcore._kernels cimport (
     credit_times_jacobian,
     dense_part,
     immediate_factor,
+    part_start,
+    parts_that_pay,
     preactivations,
     transpose,
     transition_times_jacobian,
@@ -110,11 +114,11 @@ cdef class Tape:
                * (sizeof(float) if self.cell.single else sizeof(double)))
         self.credited = False
 
-    cdef void sweep(self, const void *dh, void *delta, void *gradient, bint reach_back) noexcept nogil:
+    cdef void sweep(self, const void *dh, void *delta, void *gradient, bint reach_back, int threads) noexcept nogil:
         if self.cell.single:
-            sweep[float](self, <const float *> dh, <float *> delta, <float *> gradient, reach_back)
+            sweep[float](self, <const float *> dh, <float *> delta, <float *> gradient, reach_back, threads)
         else:
-            sweep[double](self, <const double *> dh, <double *> delta, <double *> gradient, reach_back)
+            sweep[double](self, <const double *> dh, <double *> delta, <double *> gradient, reach_back, threads)
 
     cdef int lane_terms(
         self, int lane, void *phi, void *dense, void *u, void *A, bint *alive, void **transition,
@@ -196,45 +200,61 @@ cdef void add_credit(Tape tape, const floating *dh) noexcept nogil:
                 credit[lane * n + i] += dh[lane * n + i]
 
 
-cdef void sweep(Tape tape, const floating *dh, floating *delta, floating *gradient, bint reach_back) noexcept nogil:
+cdef void sweep(
+    Tape tape, const floating *dh, floating *delta, floating *gradient, bint reach_back, int threads,
+) noexcept nogil:
     # delta <- credit; for tau = newest .. oldest: e_tau = delta D_tau, delta <- delta H_tau (2 B P n flops).
     # Then gradient (P, m) += sum_tau e_tau^T u_hat_tau, one product over all steps, terms and lanes.
+    cdef int B = tape.batch_size, P = tape.P, open_steps = tape.open_steps, part, parts
+    parts = parts_that_pay(B, BLOCK_ROWS, <Py_ssize_t> open_steps * B * P * tape.n, threads)
+    if parts == 1:
+        sweep_lanes[floating](tape, 0, B, dh, delta, reach_back)
+    else:
+        for part in prange(parts, num_threads=parts, schedule="static"):
+            sweep_lanes[floating](tape, part_start(B, BLOCK_ROWS, part, parts),
+                                  part_start(B, BLOCK_ROWS, part + 1, parts), dh, delta, reach_back)
+    if open_steps > 0:
+        add_outer_products[floating](open_steps * B, tape.q, tape.v, tape.n, P, <floating *> tape.e,
+                                     <floating *> tape.u_hat, <floating *> tape.pre, gradient, threads)
+
+
+cdef void sweep_lanes(
+    Tape tape, int first, int end, const floating *dh, floating *delta_of_all, bint reach_back,
+) noexcept nogil:
     cdef int B = tape.batch_size, n = tape.n, q = tape.q, k = tape.k, G = tape.G, S = tape.S, P = tape.P
-    cdef int open_steps = tape.open_steps, lane, i, tau
+    cdef int open_steps = tape.open_steps, lanes = end - first, lane, i, tau
+    cdef Py_ssize_t at
+    cdef floating *delta = delta_of_all + first * S
     cdef floating *now = delta
-    cdef floating *after = <floating *> tape.spare
+    cdef floating *before = <floating *> tape.spare + first * S
     cdef floating *rows
     cdef const floating *credit
-    cdef const floating *d
     cdef const floating *c
     cdef const floating *W_h
-    memset(delta, 0, <Py_ssize_t> B * S * sizeof(floating))
+    memset(delta, 0, <Py_ssize_t> lanes * S * sizeof(floating))
     if dh != NULL:
-        for lane in range(B):
-            if not tape.cut[open_steps * B + lane]:
-                memcpy(delta + lane * S, dh + lane * n, n * sizeof(floating))
+        for lane in range(lanes):
+            if not tape.cut[open_steps * B + first + lane]:
+                memcpy(delta + lane * S, dh + (first + lane) * n, n * sizeof(floating))
     for tau in range(open_steps - 1, -1, -1):
-        rows = <floating *> tape.e + <Py_ssize_t> tau * B * q * P
-        d = <floating *> tape.d + <Py_ssize_t> tau * B * q * k * P
-        c = <floating *> tape.c + <Py_ssize_t> tau * B * k * S
+        at = <Py_ssize_t> tau * B + first
+        rows = <floating *> tape.e + at * q * P
         if dh == NULL:
-            credit = <floating *> tape.credit + <Py_ssize_t> tau * B * n
-            for lane in range(B):
+            credit = <floating *> tape.credit + at * n
+            for lane in range(lanes):
                 for i in range(n):
                     now[lane * S + i] += credit[lane * n + i]
-        credit_times_immediate[floating](B, q, k, G, n, now, d, rows)
+        credit_times_immediate[floating](lanes, q, k, G, n, now, <floating *> tape.d + at * q * k * P, rows)
         if tau > 0 or reach_back:
+            c = <floating *> tape.c + at * k * S
             W_h = <floating *> tape.w + tape.w_slot[tau] * (<Py_ssize_t> P * n)
-            credit_times_jacobian[floating](B, q, k, G, n, rows, W_h, c, now, after)
-            now, after = after, now
-        for lane in range(B):
-            if tape.cut[tau * B + lane]:
+            credit_times_jacobian[floating](lanes, q, k, G, n, rows, W_h, c, now, before)
+            now, before = before, now
+        for lane in range(lanes):
+            if tape.cut[at + lane]:
                 memset(now + lane * S, 0, S * sizeof(floating))
     if now != delta:
-        memcpy(delta, now, <Py_ssize_t> B * S * sizeof(floating))
-    if open_steps > 0:
-        add_outer_products[floating](open_steps * B, q, tape.v, n, P, <floating *> tape.e, <floating *> tape.u_hat,
-                                     <floating *> tape.pre, gradient)
+        memcpy(delta, now, <Py_ssize_t> lanes * S * sizeof(floating))
 
 
 cdef int lane_terms(
