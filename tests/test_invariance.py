@@ -36,6 +36,23 @@ def test_threads_change_no_bit(name, dtype):
             assert trace(estimator) == trace(alone[kind].clone()), kind
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", CELLS)
+def test_threads_change_no_bit_where_sweeps_and_products_are_split(name, dtype):
+    B, n = 19, 50  # large enough that threads pay, and no multiple of any block of rows or columns
+    cell = make_cell(name, n_in=5, n_hidden=n, dtype=dtype)
+    rng = np.random.default_rng(0)
+    xs, dhs = rng.normal(size=(41, B, 5)).astype(dtype), rng.normal(size=(41, B, n)).astype(dtype)
+    expected = None
+    for n_threads in (1, 2, 3, 7):
+        estimator = okcore.OK(cell, 3, 40, batch_size=B, rng=0, n_threads=n_threads)
+        hs, gradient = estimator.run(xs, dhs)
+        later = estimator.gradient(dhs[0])
+        found = [array.tobytes() for array in (hs, gradient, later, estimator.carry.arrays["A"])]
+        expected = expected or found
+        assert found == expected
+
+
 @pytest.mark.parametrize("kind", every_estimator(make_cell("RNN")))
 def test_layout_of_inputs_changes_no_bit(kind):
     cell = make_cell("LSTM", dtype="float32")
