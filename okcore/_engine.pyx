@@ -395,11 +395,11 @@ cdef class Engine:
 
     # ---- gradients -------------------------------------------------------------------------------------------
 
-    cdef int sweep(self, const void *dh, void *gradient) except -1 nogil:
-        # gradient += credit . J for dh at the newest step, or for the tape's credits if dh is NULL
+    cdef int sweep(self, const void *dh, void *gradient, bint add) except -1 nogil:
+        # gradient = credit . J for dh at the newest step, or for the tape's credits if dh is NULL; or += if add
         cdef bint finite
         cdef Py_ssize_t size = <Py_ssize_t> self.P * self.m
-        self.tape.sweep(dh, self.delta, gradient, self.carry.needs_terms, threads_of(self.n_threads))
+        self.tape.sweep(dh, self.delta, gradient, add, self.carry.needs_terms, threads_of(self.n_threads))
         self.carry.contract_lanes(self.delta, gradient)
         if self.cell.single:
             finite = all_finite[float](size, <float *> gradient)
@@ -415,19 +415,18 @@ cdef class Engine:
         return 0
 
     cdef int gradient_into(self, const void *dh, void *gradient) except -1 nogil:
-        memset(gradient, 0, <Py_ssize_t> self.P * self.m * self.item)
-        return self.sweep(dh, gradient)
+        return self.sweep(dh, gradient, False)
 
     cdef int accumulate_credit(self, const void *dh) except -1 nogil:
         if self.tape.open_steps > 0:
             self.tape.add_credit(dh)
             return 0
-        return self.sweep(dh, self.pending)  # the newest step, if there is one, is no longer on the tape
+        return self.sweep(dh, self.pending, True)  # the newest step, if there is one, is no longer on the tape
 
     cdef int sweep_credits(self) except -1 nogil:
         if self.tape.credited:
             try:
-                self.sweep(NULL, self.pending)
+                self.sweep(NULL, self.pending, True)
             finally:
                 self.tape.forget_credits()
         return 0

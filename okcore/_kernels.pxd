@@ -45,10 +45,10 @@ cdef void preactivations(
     floating *pre,
 ) noexcept nogil
 
-# gradient (P, m) += sum_rows e^T u_hat, e (rows, q, P), u_hat (rows, q, m); `sums` (q, P) is scratch.
-cdef void add_outer_products(
+# gradient (P, m) = (or += if add) sum_rows e^T u_hat, e (rows, q, P), u_hat (rows, q, m); `sums` (q, P) is scratch.
+cdef void outer_products(
     int rows, int q, int v, int n, int P, const floating *e, const floating *u_hat, floating *sums,
-    floating *gradient, int threads,
+    floating *gradient, bint add, int threads,
 ) noexcept nogil
 
 # A (S, P) = Phi D, Phi (S, S); Phi NULL stands for the identity.

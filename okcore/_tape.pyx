@@ -10,13 +10,13 @@ from okcore._address cimport address
 from okcore._cells cimport CellKernel
 from okcore._kernels cimport (
     BLOCK_ROWS,
-    add_outer_products,
     all_finite,
     augmented_input,
     credit_times_immediate,
     credit_times_jacobian,
     dense_part,
     immediate_factor,
+    outer_products,
     part_start,
     parts_that_pay,
     preactivations,
@@ -114,11 +114,13 @@ cdef class Tape:
                * (sizeof(float) if self.cell.single else sizeof(double)))
         self.credited = False
 
-    cdef void sweep(self, const void *dh, void *delta, void *gradient, bint reach_back, int threads) noexcept nogil:
+    cdef void sweep(
+        self, const void *dh, void *delta, void *gradient, bint add, bint reach_back, int threads,
+    ) noexcept nogil:
         if self.cell.single:
-            sweep[float](self, <const float *> dh, <float *> delta, <float *> gradient, reach_back, threads)
+            sweep[float](self, <const float *> dh, <float *> delta, <float *> gradient, add, reach_back, threads)
         else:
-            sweep[double](self, <const double *> dh, <double *> delta, <double *> gradient, reach_back, threads)
+            sweep[double](self, <const double *> dh, <double *> delta, <double *> gradient, add, reach_back, threads)
 
     cdef int lane_terms(
         self, int lane, void *phi, void *dense, void *u, void *A, bint *alive, void **transition,
@@ -201,10 +203,10 @@ cdef void add_credit(Tape tape, const floating *dh) noexcept nogil:
 
 
 cdef void sweep(
-    Tape tape, const floating *dh, floating *delta, floating *gradient, bint reach_back, int threads,
+    Tape tape, const floating *dh, floating *delta, floating *gradient, bint add, bint reach_back, int threads,
 ) noexcept nogil:
     # delta <- credit; for tau = newest .. oldest: e_tau = delta D_tau, delta <- delta H_tau (2 B P n flops).
-    # Then gradient (P, m) += sum_tau e_tau^T u_hat_tau, one product over all steps, terms and lanes.
+    # Then gradient (P, m) = (or +=) sum_tau e_tau^T u_hat_tau, one product over all steps, terms and lanes.
     cdef int B = tape.batch_size, P = tape.P, open_steps = tape.open_steps, part, parts
     parts = parts_that_pay(B, BLOCK_ROWS, <Py_ssize_t> open_steps * B * P * tape.n, threads)
     if parts == 1:
@@ -214,8 +216,10 @@ cdef void sweep(
             sweep_lanes[floating](tape, part_start(B, BLOCK_ROWS, part, parts),
                                   part_start(B, BLOCK_ROWS, part + 1, parts), dh, delta, reach_back)
     if open_steps > 0:
-        add_outer_products[floating](open_steps * B, tape.q, tape.v, tape.n, P, <floating *> tape.e,
-                                     <floating *> tape.u_hat, <floating *> tape.pre, gradient, threads)
+        outer_products[floating](open_steps * B, tape.q, tape.v, tape.n, P, <floating *> tape.e,
+                                 <floating *> tape.u_hat, <floating *> tape.pre, gradient, add, threads)
+    elif not add:
+        memset(gradient, 0, <Py_ssize_t> P * tape.m * sizeof(floating))
 
 
 cdef void sweep_lanes(

@@ -1,0 +1,1 @@
+"""Others at the same job; `python bench/compare` prints the table."""

@@ -1,0 +1,28 @@
+"""okcore: one `run` a job, or one `step` and `gradient` where there is an update at every step."""
+
+import numpy as np
+
+import okcore
+from compare.job import RATE
+
+
+class Okcore:
+    name = "okcore"
+
+    def __init__(self, job):
+        self.job = job
+        self.cell = job.make_cell()
+        self.estimator = okcore.TBPTT(self.cell, job.horizon, job.lanes)
+        self.h, self.g = np.empty_like(job.dhs[0]), np.empty_like(self.cell.theta)
+
+    def __call__(self):
+        if self.job.horizon == 1:
+            self.estimator.step(self.job.xs[0], out=self.h)
+            gradient = self.estimator.gradient(self.job.dhs[0], out=self.g)
+        else:
+            _, gradient = self.estimator.run(self.job.xs, self.job.dhs)
+        gradient *= RATE
+        self.cell.theta -= gradient
+
+    def parameters(self):
+        return self.cell.theta
