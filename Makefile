@@ -1,5 +1,8 @@
 # make demo   sets everything up in .venv and trains a small network (a minute or two)
 # make test   sets everything up in .venv and runs all tests
+# make targets  every target of speed as a ratio measured now (a few minutes)
+# make compare  others at the same job; with PyTorch if it is installed in .venv
+# make figures  measure and draw docs/figures (a few minutes)
 # make bench, make bench-quick   the airspeed-velocity suite (bench/README.md)
 # make lint   ruff and cython-lint
 # make test-debug   all tests against a build with bounds checks
@@ -7,9 +10,12 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+INSTALL = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+# What an extra of pyproject.toml needs, without building okcore again
+extra = $$($(VENV)/bin/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['$(1)'])")
 SOURCES := pyproject.toml setup.py $(wildcard okcore/*.pyx okcore/*.pxd okcore/*.h) okcore/_simd.c
 
-.PHONY: demo test lint bench bench-quick test-debug clean
+.PHONY: demo test lint targets compare figures bench bench-quick test-debug clean
 
 demo: $(VENV)/.ready
 	$(VENV)/bin/okcore train copy
@@ -21,12 +27,21 @@ lint: $(VENV)/.ready
 	$(VENV)/bin/ruff check .
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cython-lint okcore
 
+targets: $(VENV)/.ready
+	OPENBLAS_NUM_THREADS=1 $(VENV)/bin/python bench/targets.py
+
+compare: $(VENV)/.ready
+	OPENBLAS_NUM_THREADS=1 $(VENV)/bin/python bench/compare
+
+figures: $(VENV)/.ready
+	OPENBLAS_NUM_THREADS=1 $(VENV)/bin/python bench/figures.py
+
 bench: $(VENV)/.ready
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check "asv>=0.6.6" virtualenv
+	$(INSTALL) $(call extra,bench)
 	cd bench && ../$(VENV)/bin/asv machine --yes && ../$(VENV)/bin/asv run "HEAD^!"
 
 bench-quick: $(VENV)/.ready
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check "asv>=0.6.6" virtualenv
+	$(INSTALL) $(call extra,bench)
 	cd bench && ../$(VENV)/bin/asv machine --yes && OPENBLAS_NUM_THREADS=1 ../$(VENV)/bin/asv run --quick \
 	  --environment "existing:../$(VENV)/bin/python" --set-commit-hash "$$(git rev-parse HEAD)"
 
@@ -40,7 +55,7 @@ $(VENV)/.ready: $(SOURCES)
 	@$(PYTHON) -c "import ensurepip, sys; assert sys.version_info >= (3, 11)" 2>/dev/null || \
 	  { echo "okcore needs Python 3.11 or newer with venv (Debian: apt install python3-venv python3-dev gcc)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[test,lint]"
+	$(INSTALL) --editable ".[test,lint]"
 	touch $@
 
 clean:

@@ -1,7 +1,7 @@
 """Check block="auto" against a sweep over K: python bench/blocks.py [--quick]
 
-Prints, for every size, the K that "auto" takes, the fastest one, and the ratio of their times, each the median of rounds in
-which all K take turns.  The target is 1.2 everywhere.
+Prints, for every size, the K that "auto" takes, the fastest one, and the ratio of their times, medians of some rounds.  The
+target is 1.2 everywhere.
 """
 
 import argparse
@@ -72,7 +72,7 @@ class Stepper:
         """Return the time of a step over whole blocks, and whole intervals between updates."""
         period = int(np.lcm(self.estimator.block, self.every))
         count, start = 0, time.perf_counter()
-        while time.perf_counter() - start < at_least:
+        while count == 0 or time.perf_counter() - start < at_least:
             self.steps(period)
             count += period
         return (time.perf_counter() - start) / count

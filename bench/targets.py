@@ -1,12 +1,14 @@
-"""Print every target of speed as a ratio measured now: python bench/targets.py [ROW ...].
+"""Print every target of speed as a ratio measured now, or those of some rows.
 
-A floor is the step's large matrix products alone, through the same BLAS, on the same shapes, data warm.  All jobs run
-with BLAS on one thread.
+A floor is the step's large matrix products alone, through SciPy's BLAS, on the same shapes, data warm.  BLAS has one thread.
+Rows 8 and 9 need PyTorch.  A few minutes; the machine should do nothing else, and row 10 needs two processors.
 """
 
-import sys
+import argparse
 
 import numpy as np
+from benchmarks import scaling
+from compare import __main__ as compare
 from measure import copy_bandwidth, paired
 from scipy.linalg import blas
 from threadpoolctl import threadpool_limits
@@ -114,6 +116,36 @@ def row_3():
     yield f"RTRL block 1 / block {K}, flushed", paired(one, lazy.block_flushed, 7)[0] * K, 35, "x faster, at least", ""
 
 
+def row_4():
+    """Exponents of time in n, n = 96 to 512 (textbook RTRL to 256)."""
+    found = {}
+    for name, target, sense in (
+        ("rtrl-block1", 3.4, "n^..., at least"),
+        ("rtrl", 3.2, "n^..., at most"),
+        ("ok8-block1", 3.2, "n^..., at most"),
+        ("ok8", 3.2, "n^..., at most"),
+        ("uoro", 2.3, "n^..., at most"),
+        ("tbptt", 2.3, "n^..., at most"),
+    ):
+        for flushed in (False, True):
+            sizes = scaling.sizes_for_time(name)
+            seconds = [scaling.seconds_a_step(name, n, flushed) for n in sizes]
+            how = "one gradient a block" if flushed else "a gradient at every step"
+            found[name, flushed] = scaling.exponent(sizes, seconds)
+            yield f"{name}, time, {how}", found[name, flushed], target, sense, ""
+    for flushed in (False, True):
+        gap = found["rtrl-block1", flushed] - found["rtrl", flushed]
+        yield "textbook RTRL's exponent less blocked RTRL's", gap, 0.4, "at least", ""
+
+
+def row_5():
+    """Exponents of memory in n."""
+    for name, target in (("rtrl-block1", 3), ("rtrl", 3), ("ok8-block1", 2), ("ok8", 2), ("uoro", 2)):
+        sizes = scaling.sizes_for_memory(name)
+        found = scaling.exponent(sizes, [scaling.memory_bytes(name, n) for n in sizes])
+        yield f"{name}, memory, distance from n^{target}", abs(found - target), 0.15, "at most", f"n^{found:.2f}"
+
+
 def row_6():
     """The Copy experiment's training step against its floor."""
     B, n, S, P, r, K = 16, 128, 128, 256, 16, 16
@@ -168,6 +200,26 @@ def row_7():
         yield f"reference / step + gradient, n = 32, block {block}", ratio, 5, "x faster, at least", f"{a / 256e-6:.0f} / {b / 256e-6:.1f} us"
 
 
+def rivals(horizon):
+    if compare.PyTorch not in compare.rivals():
+        print("     PyTorch is not installed: rows 8 and 9 are left out")
+        return
+    for job, target in compare.jobs():
+        if job.horizon == horizon:
+            ratio, ours = compare.ratio_to_ours(compare.PyTorch, job)
+            yield f"PyTorch / okcore, {job.cell}, B = {job.lanes}, n = {job.n}", ratio, target, "x, at least", f"{ours * 1e6:.1f} us"
+
+
+def row_8():
+    """TBPTT, 25 steps and an update."""
+    yield from rivals(25)
+
+
+def row_9():
+    """An update at every step."""
+    yield from rivals(1)
+
+
 def row_10():
     """Two threads against one."""
     one, two = warm(copy_setup(16)), warm(copy_setup(16, n_threads=2))
@@ -175,10 +227,19 @@ def row_10():
     yield "1 thread / 2 threads, OK(16), n = 128, B = 16", ratio, 1.7, "x faster, at least", f"{a / 16e-3:.2f} / {b / 16e-3:.2f} ms"
 
 
-ROWS = {"1": row_1, "2": row_2, "3": row_3, "6": row_6, "7": row_7, "10": row_10}
+ROWS = {
+    "1": row_1, "2": row_2, "3": row_3, "4": row_4, "5": row_5, "6": row_6, "7": row_7, "8": row_8, "9": row_9, "10": row_10,
+}  # fmt: skip
 
 
-def main(names):
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="\n".join(f"{name:>3}  {row.__doc__}" for name, row in ROWS.items())
+        + "\n 11  A step allocates nothing: tests/test_memory.py.",
+    )
+    parser.add_argument("rows", nargs="*", choices=[[], *ROWS], metavar="ROW", help="all if none is given")
+    names = parser.parse_args().rows
     with threadpool_limits(1, user_api="blas"):
         for name in names or ROWS:
             for what, ratio, target, sense, detail in ROWS[name]():
@@ -187,4 +248,4 @@ def main(names):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -1,7 +1,5 @@
 """The block length behind `block="auto"`: a pure function of sizes, the same on every machine."""
 
-import math
-
 CANDIDATES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 
 
@@ -23,9 +21,9 @@ def step_cost(algorithm, K, cell, rank, update_every):
 
 
 def choose_block(algorithm, block, cell, rank=0, update_every=1):
-    """Return the candidate of least cost whose workspace is no larger than what the carry keeps anyway."""
+    """Return the candidate of least cost whose terms take no more memory than J (RTRL), than four carries (OK)."""
     if block != "auto":
         raise ValueError(f'block must be an integer of at least 1 or "auto", got {block!r}')
-    longest = cell.n_columns // cell.n_terms if algorithm == "rtrl" else math.inf
-    candidates = [K for K in CANDIDATES if K <= max(1, longest)]
+    most_terms = cell.n_columns if algorithm == "rtrl" else 4 * rank
+    candidates = [K for K in CANDIDATES if K <= max(1, most_terms // cell.n_terms)]
     return min(candidates, key=lambda K: step_cost(algorithm, K, cell, rank, update_every))

@@ -5,6 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pytest
+
 BENCH = Path(__file__).parent.parent / "bench"
 
 RUN_ALL = """
@@ -41,3 +44,73 @@ def test_every_benchmark_runs():
 def test_asv_finds_the_repository_and_the_benchmarks():
     config = json.loads((BENCH / "asv.conf.json").read_text())
     assert (BENCH / config["repo"] / "pyproject.toml").exists() and (BENCH / config["benchmark_dir"]).is_dir()
+
+
+def run(*command, **environment):
+    environment = {"OKCORE_BENCH_TOY": "1", "OPENBLAS_NUM_THREADS": "1", "PATH": "/usr/bin:/bin", **environment}
+    done = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_figures_are_drawn_with_words(tmp_path):
+    pytest.importorskip("matplotlib")
+    run(BENCH / "figures.py", "--out", tmp_path, HOME=str(tmp_path))
+    measured = json.loads((tmp_path / "measurements.json").read_text())
+    assert set(measured) == {"machine", "scaling", "floor", "noise"}
+    words = {"scaling": ["textbook", "hidden units"], "floor": ["target"], "noise-cost": ["UORO", "block 16"]}
+    for name, expected in words.items():
+        svg = (tmp_path / f"{name}.svg").read_text()
+        assert all(word in svg for word in expected)
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    before = (tmp_path / "scaling.svg").read_bytes()
+    run(BENCH / "figures.py", "--out", tmp_path, "--redraw", HOME=str(tmp_path))
+    assert (tmp_path / "scaling.svg").read_bytes() == before
+
+
+def test_figures_in_the_docs_are_those_of_the_measurements():
+    folder = BENCH.parent / "docs" / "figures"
+    measured = json.loads((folder / "measurements.json").read_text())
+    x, y = (np.log(measured["scaling"]["rtrl-block1"][key]) for key in ("time_sizes", "seconds"))
+    assert 3.4 < np.polyfit(x, y, 1)[0] < 4.5
+    pictures = {f"{name}.{kind}" for name in ("scaling", "floor", "noise-cost") for kind in ("svg", "png")}
+    assert {path.name for path in folder.iterdir()} == {"measurements.json", *pictures}
+
+
+def test_rivals_run_and_do_the_same_job():
+    assert "horizon  1" in run(BENCH / "compare", "--toy")
+    program = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import numpy as np
+from compare import __main__ as compare, job as jobs
+jobs.RATE = np.float32(0.01)
+for module in "ours", "numpy_reference", "pytorch":
+    sys.modules[f"compare.{module}"].RATE = jobs.RATE
+for job, _ in compare.jobs(toy=True):
+    ours, start = compare.Okcore(job), job.make_cell().theta
+    ours()
+    assert not np.allclose(ours.parameters(), start, atol=1e-3)
+    for adapter in compare.rivals():
+        if adapter is not compare.Nothing:
+            rival = adapter(job)
+            rival()
+            found = rival.parameters()
+            assert found.shape == start.shape
+            np.testing.assert_allclose(found, ours.parameters(), atol=2e-4, err_msg=f"{adapter.name} {job}")
+print(len(compare.rivals()))
+"""
+    assert int(run("-c", program, BENCH)) >= 2
+
+
+def test_sweep_over_blocks_runs(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCH))
+    import blocks
+
+    for row in (("rtrl", "GRU", 4, 0, 1, 2), ("ok", "RNN", 3, 2, 4, 1)):
+        auto, times = blocks.sweep(*row, rounds=1, at_least=0)
+        assert auto in times and min(times.values()) > 0
+
+
+def test_targets_explain_themselves():
+    assert "11  A step allocates nothing" in run(BENCH / "targets.py", "--help")

@@ -1,4 +1,4 @@
-"""The hand-written products against NumPy in float64: all remainders of rows, columns and depth, all instruction sets."""
+"""The hand-written products against NumPy in float64: all remainders of rows, columns, depth; all instruction sets."""
 
 import os
 import subprocess

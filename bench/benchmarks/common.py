@@ -41,7 +41,19 @@ class Stream:
         self.estimator.gradient(self.dh, out=self.g)
         self.taken += 1
 
+    @property
+    def period(self):
+        """Whole blocks, of at least 8 steps."""
+        return self.estimator.block * -(-8 // self.estimator.block)
+
     def block(self):
-        """Take whole blocks, of at least 8 steps."""
-        for _ in range(self.estimator.block * -(-8 // self.estimator.block)):
+        """Take `period` steps, with a gradient at each."""
+        for _ in range(self.period):
             self()
+
+    def run(self):
+        """Take `period` steps in one call, with one gradient for them all."""
+        at = [(self.taken + t) % 97 for t in range(self.period)]
+        dhs = np.broadcast_to(self.dh, (self.period, *self.dh.shape))
+        self.estimator.run(np.stack([self.xs[i] for i in at]), dhs)
+        self.taken += self.period

@@ -1,6 +1,11 @@
-"""The exponent of time in n, fitted: n^4 for textbook RTRL, n^3 for blocked RTRL and OK, n^2 for UORO and TBPTT."""
+"""How time and memory grow with n: n^4 for textbook RTRL, n^3 for blocked RTRL and OK, n^2 for UORO and TBPTT."""
 
+import ctypes
+import gc
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -8,28 +13,92 @@ import okcore
 
 from .common import ESTIMATORS, TOY, Stream
 
-SIZES = {"rtrl-block1": (96, 128, 192, 256)}
-DEFAULT = (96, 128, 192, 256, 384, 512)
+TIME_SIZES = {"rtrl-block1": (96, 128, 192, 256)}
+MEMORY_SIZES = dict.fromkeys(("rtrl", "rtrl-block1"), (128, 192, 256, 384, 512))
+LARGE = (96, 128, 192, 256, 384, 512), (256, 384, 512, 768, 1024)  # less is lost among what Python takes
 
 
-def seconds_a_step(name, n, rounds=3):
-    """Return the seconds of a step with its gradient, averaged over blocks: the best of `rounds`."""
-    stream = Stream(ESTIMATORS[name](okcore.RNN(16, n, rng=0), 1))
-    stream.block()
-    best = np.inf
-    for _ in range(rounds):
-        before, start = stream.taken, time.perf_counter()
-        stream.block()
-        best = min(best, (time.perf_counter() - start) / (stream.taken - before))
-    return best
+def sizes_for_time(name):
+    """Return the n over which a step's time is fitted."""
+    return (4, 8) if TOY else TIME_SIZES.get(name, LARGE[0])
+
+
+def sizes_for_memory(name):
+    """Return the n over which memory is fitted."""
+    return (4, 8) if TOY else MEMORY_SIZES.get(name, LARGE[1])
+
+
+def exponent(sizes, values):
+    """Return the slope of a straight line through log value against log size."""
+    return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
+
+
+def stream(name, n):
+    """Return the estimator of that name for an RNN with 16 inputs and one lane, on a random stream."""
+    return Stream(ESTIMATORS[name](okcore.RNN(16, n, rng=0), 1))
+
+
+def seconds_a_step(name, n, flushed=False, rounds=3, at_least=0.05):
+    """Return the seconds of a step over whole blocks, the best of some rounds.
+
+    With a gradient at every step; `flushed`: by `run`, with one gradient a block.
+    """
+    job = stream(name, n)
+    take = job.run if flushed else job.block
+    take()
+    return min(seconds_of(job, take, at_least) for _ in range(rounds))
+
+
+def seconds_of(job, take, at_least):
+    """Return the seconds of a step while `take` is called again and again, for a time or at least once."""
+    before, start = job.taken, time.perf_counter()
+    while job.taken == before or time.perf_counter() - start < at_least:
+        take()
+    return (time.perf_counter() - start) / (job.taken - before)
+
+
+def memory_bytes(name, n):
+    """Return what an estimator adds to the memory of a fresh process, in pages that it has touched (Linux)."""
+    program = f"from benchmarks.scaling import print_memory; print_memory({name!r}, {n})"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=Path(__file__).parent.parent, check=True, capture_output=True, text=True
+    )
+    return int(done.stdout)
+
+
+def print_memory(name, n):
+    """Print the growth of anonymous memory; nothing is freed between, so this is the peak."""
+
+    def anonymous():
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
+
+    stream(name, 8).block()  # what libraries keep for themselves
+    gc.collect()
+    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
+    before = anonymous()
+    job = stream(name, n)
+    job.block()
+    job.block()
+    print(anonymous() - before)
 
 
 class Exponent:
+    """Fitted exponents: rows 4 and 5 of the targets."""
+
     params = [list(ESTIMATORS)]
     param_names = ["estimator"]
     timeout = 600
 
-    def track_exponent(self, estimator):
-        sizes = (4, 8) if TOY else SIZES.get(estimator, DEFAULT)
-        seconds = [seconds_a_step(estimator, n) for n in sizes]
-        return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
+    def track_time_gradient_at_every_step(self, estimator):
+        sizes = sizes_for_time(estimator)
+        return exponent(sizes, [seconds_a_step(estimator, n) for n in sizes])
+
+    def track_time_gradient_once_a_block(self, estimator):
+        sizes = sizes_for_time(estimator)
+        return exponent(sizes, [seconds_a_step(estimator, n, flushed=True) for n in sizes])
+
+    def track_memory(self, estimator):
+        sizes = sizes_for_memory(estimator)
+        return exponent(sizes, [memory_bytes(estimator, n) for n in sizes])

@@ -35,7 +35,7 @@ class PyTorch:
                 weight.grad = None
 
     def parameters(self):
-        # But in a GRU, torch's two biases have the same gradient and act as one; okcore has that one, so it moves half as far.
+        # But in a GRU, torch's two biases have the same gradient and act as one that moves twice as far as okcore's.
         W_x, W_h, b_x, b_h = (w.detach().numpy() for w in self.weights)
         biases = [b_x, b_h] if self.job.cell == "GRU" else [b_x]
         return np.column_stack([W_x, W_h, *biases])
