@@ -3,13 +3,14 @@
 A *cell* takes a step and hands over the diagonals of its Jacobians; the *engine* keeps the open block's steps on
 a tape; a *carry* summarises all that came before.  Every estimator is the engine with another carry.
 
-    cells.py        RNN, RHN, LSTM, GRU, and Cell for your own     _cells.pyx       their pointwise steps
+    cells.py        RNN, RHN, LSTM, GRU, and Cell for your own     _simd_cells.h    their pointwise steps
     estimators.py   TBPTT, RTRL, UORO, KFRTRL, OK, and Estimator   _engine.pyx      blocks, resets, credits, threads
                                                                    _tape.pyx        the open block: step, sweep, terms
                                                                    _*carr*.pyx      one carry an algorithm
     kron.py         sums of Kronecker products by themselves       _reduction.pyx   the optimal reduction
                                                                    _kernels.pyx     Jacobian-times-factor products
-                                                                   _blas.pyx        the door to SciPy's BLAS
+                                                                   _simd*           the same by hand, in C
+                                                                   _blas.pyx        the door to SciPy's BLAS and LAPACK
     readouts.py, optimizers.py, trainer.py, tasks/                  learning online
     runs.py, checkpoint.py, cli.py                                  runs that can be killed and resumed
     reference.py    all of the mathematics in plain NumPy: read this first

@@ -65,3 +65,25 @@ class Memory:
 
     def peakmem_block(self, estimator, n):
         Stream(ESTIMATORS[estimator](self.cell, 1)).block()
+
+
+class Float32:
+    """Rounding: the gradient of an exact algorithm in float32 against the same in float64, relative, 200 steps in."""
+
+    params = [["tbptt", "rtrl-block1", "rtrl"], ["RNN", "RHN", "LSTM", "GRU"]]
+    param_names = ["estimator", "cell"]
+
+    def track_error(self, estimator, cell):
+        n, T = (3, 5) if TOY else (32, 200)
+        gradients = []
+        for dtype in ("float64", "float32"):
+            net = getattr(okcore, cell)(16, n, dtype=dtype, rng=0)
+            net.theta = getattr(okcore, cell)(16, n, dtype="float32", rng=0).theta.astype(dtype)
+            job = Stream(ESTIMATORS[estimator](net, 1))
+            rng = np.random.default_rng(1)
+            job.xs = [x.astype("float32").astype(dtype) for x in rng.normal(size=(97, 1, 16))]
+            job.dh = rng.normal(size=(1, n)).astype("float32").astype(dtype)
+            for _ in range(T):
+                job()
+            gradients.append(job.g.astype(float))
+        return float(np.linalg.norm(gradients[1] - gradients[0]) / np.linalg.norm(gradients[0]))
