@@ -10,7 +10,8 @@ cdef int threads_of(int n) noexcept nogil
 cdef class Carry:
     cdef readonly CellKernel cell
     cdef readonly int batch_size
-    cdef readonly int n_threads
+    cdef readonly int n_threads      # lanes that are absorbed at the same time
+    cdef readonly int lane_threads   # threads inside a lane, set by the engine: more than 1 where there is one lane
     cdef public list generators      # one numpy Generator a lane, set by the engine
     cdef readonly bint needs_terms   # does absorb() look at Phi and at the terms?
     cdef readonly int kept_rows      # rows the engine leaves free in front of a block's terms
@@ -19,7 +20,7 @@ cdef class Carry:
     cdef int m, S, P
     cdef Py_ssize_t item             # bytes of a float
 
-    # Size the scratch for blocks of at most n_terms terms; called once, by the engine.
+    # Size the scratch for blocks of at most n_terms terms and the threads; called once, by the engine.
     cdef int prepare(self, int n_terms, int n_threads) except -1
 
     # J <- Phi J + sum_i A_i (x) u_i for one lane, or J <- sum_i A_i (x) u_i if not alive (Phi is then undefined).

@@ -49,7 +49,7 @@ cdef class Carry:
     def __init__(self, CellKernel cell, batch_size):
         self.cell = cell
         self.batch_size = as_int("batch_size", batch_size, 1)
-        self.n_threads = 1
+        self.n_threads = self.lane_threads = 1
         self.m = cell.n_columns
         self.S = cell.state_size
         self.P = cell.n_rows

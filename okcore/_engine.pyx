@@ -77,9 +77,12 @@ cdef class Engine:
         cdef int B = carry.batch_size, lane, terms = block * cell.n_terms_
         self.cell, self.carry, self.batch_size, self.block = cell, carry, B, block
         self.tape = Tape(cell, B, block, block > 1 or carry.needs_terms)
-        self.n_threads = n_threads = min(n_threads, B)
+        self.n_threads = n_threads
         if not carry.compiled:
             n_threads = 1  # a carry written in Python holds the GIL
+        if B == 1:
+            carry.lane_threads = n_threads
+        n_threads = min(n_threads, B)
         self.n, self.v, self.m = cell.n_hidden, cell.n_in, cell.n_columns
         self.S, self.P = cell.state_size, cell.n_rows
         self.item = cell.dtype.itemsize

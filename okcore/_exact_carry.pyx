@@ -1,6 +1,7 @@
 """RTRL's carry: the influence matrix itself."""
 
 from cython cimport floating
+from cython.parallel cimport prange, threadid
 from libc.string cimport memcpy, memset
 
 import numpy as np
@@ -8,9 +9,9 @@ import numpy as np
 from okcore._memory import aligned_zeros
 
 from okcore._address cimport address
-from okcore._carries cimport Carry
+from okcore._carries cimport Carry, threads_of
 from okcore._cells cimport CellKernel
-from okcore._kernels cimport all_finite, gemm
+from okcore._kernels cimport all_finite, gemm, gemm_by_columns, parts_that_pay, transposed_gemm
 
 
 cdef enum:
@@ -42,7 +43,7 @@ cdef class ExactCarry(Carry):
 
     cdef int prepare(self, int n_terms, int n_threads) except -1:
         self.n_threads = n_threads
-        self.panel_ = aligned_zeros((n_threads, self.S, COLUMN_PANEL), self.cell.dtype)
+        self.panel_ = aligned_zeros((max(n_threads, self.lane_threads), self.S, COLUMN_PANEL), self.cell.dtype)
         self.panel = address(self.panel_)
         return 0
 
@@ -71,11 +72,9 @@ cdef int exact_absorb(
     ExactCarry carry, int lane, int thread, bint alive, int n_terms,
     const floating *Phi, const floating *u, const floating *A,
 ) noexcept nogil:
-    cdef int S = carry.S, P = carry.P, m = carry.m, s
-    cdef Py_ssize_t columns = <Py_ssize_t> P * m, start = 0
-    cdef int width
+    cdef int S = carry.S, P = carry.P, m = carry.m, panels, i, bad = 0, threads = threads_of(carry.lane_threads)
+    cdef Py_ssize_t columns = <Py_ssize_t> P * m
     cdef floating *J = <floating *> carry.influence + lane * S * columns
-    cdef floating *panel = <floating *> carry.panel + <Py_ssize_t> thread * S * COLUMN_PANEL
     cdef bint add = alive and carry.nonzero[lane]
     if alive and not all_finite(<Py_ssize_t> S * S, Phi):
         return 1
@@ -83,21 +82,38 @@ cdef int exact_absorb(
         return 1
     if add:
         # J <- Phi J, in place by panels of columns: (S, S)(S, P m), 2 S^2 P m flops
-        while start < columns:
-            width = <int> min(<Py_ssize_t> COLUMN_PANEL, columns - start)
-            for s in range(S):
-                memcpy(panel + s * width, J + s * columns + start, width * sizeof(floating))
-            gemm[floating](False, False, S, width, S, 1, Phi, S, panel, width, 0, J + start, <int> columns)
-            for s in range(S):
-                if not all_finite(width, J + s * columns + start):
-                    return 1
-            start += COLUMN_PANEL
+        panels = <int> ((columns + COLUMN_PANEL - 1) // COLUMN_PANEL)
+        threads = parts_that_pay(panels, 1, S * S * columns, threads)
+        if threads == 1:
+            for i in range(panels):
+                bad += move_panel[floating](carry, thread, i, Phi, J)
+        else:
+            for i in prange(panels, num_threads=threads, schedule="static"):
+                bad += move_panel[floating](carry, threadid(), i, Phi, J)
+        if bad > 0:
+            return 1
     # J <- J + sum_i A_i (x) u_i: (N, S P)^T (N, m), 2 N S P m flops
     if n_terms > 0:
-        gemm[floating](True, False, S * P, m, n_terms, 1, A, S * P, u, m, 1 if add else 0, J, m)
+        transposed_gemm[floating](S * P, m, n_terms, 1, A, S * P, u, m, 1 if add else 0, J, m,
+                                  threads_of(carry.lane_threads))
     elif not add:
         memset(J, 0, S * columns * sizeof(floating))
     carry.nonzero[lane] = add or n_terms > 0
+    return 0
+
+
+cdef int move_panel(ExactCarry carry, int thread, int index, const floating *Phi, floating *J) noexcept nogil:
+    # A panel of columns of J <- Phi J, by way of a copy; 1 if something is not finite
+    cdef int S = carry.S, s, width
+    cdef Py_ssize_t columns = <Py_ssize_t> carry.P * carry.m, start = <Py_ssize_t> index * COLUMN_PANEL
+    cdef floating *panel = <floating *> carry.panel + <Py_ssize_t> thread * S * COLUMN_PANEL
+    width = <int> min(<Py_ssize_t> COLUMN_PANEL, columns - start)
+    for s in range(S):
+        memcpy(panel + s * width, J + s * columns + start, width * sizeof(floating))
+    gemm[floating](False, False, S, width, S, 1, Phi, S, panel, width, 0, J + start, <int> columns)
+    for s in range(S):
+        if not all_finite(width, J + s * columns + start):
+            return 1
     return 0
 
 
@@ -107,5 +123,6 @@ cdef void exact_contract(ExactCarry carry, const floating *delta, floating *grad
     cdef Py_ssize_t columns = <Py_ssize_t> carry.P * carry.m
     for lane in range(carry.batch_size):
         if carry.nonzero[lane]:
-            gemm[floating](False, False, 1, <int> columns, S, 1, delta + lane * S, S,
-                           <floating *> carry.influence + lane * S * columns, <int> columns, 1, gradient, <int> columns)
+            gemm_by_columns[floating](
+                False, 1, <int> columns, S, 1, delta + lane * S, S, <floating *> carry.influence + lane * S * columns,
+                <int> columns, 1, gradient, <int> columns, threads_of(max(carry.n_threads, carry.lane_threads)))

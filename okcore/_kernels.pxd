@@ -8,7 +8,8 @@ is `d` (k, G, n) for D (S, P), or `c` (k, k, n) for C (S, S).  All matrices are 
 from cython cimport floating
 
 cdef enum:
-    BLOCK_ROWS = 4    # a product's rows come in blocks of so many, and each row is the same in any block
+    BLOCK_ROWS = 4        # a product's rows come in blocks of so many, and each row is the same in any block
+    PANEL_COLUMNS = 2048  # its columns in panels of so many
 
 # C (m, n) <- alpha op(A) op(B) + beta C, op(A) (m, k), op(B) (k, n), leading dimension = row stride; not both
 # transposed. 2 m n k flops, by hand where vectors are wide, else by BLAS.
@@ -26,6 +27,12 @@ cdef int parts_that_pay(int count, int grain, Py_ssize_t work, int threads) noex
 # C (m, n) <- alpha A^T B + beta C, A (k, m), with rows of C over threads; the same bits for any number of them.
 cdef void transposed_gemm(
     int m, int n, int k, floating alpha, const floating *A, int lda, const floating *B, int ldb,
+    floating beta, floating *C, int ldc, int threads,
+) noexcept nogil
+
+# C (m, n) <- alpha op(A) B + beta C, with columns of C over threads; the same bits for any number of them.
+cdef void gemm_by_columns(
+    bint trans_a, int m, int n, int k, floating alpha, const floating *A, int lda, const floating *B, int ldb,
     floating beta, floating *C, int ldc, int threads,
 ) noexcept nogil
 

@@ -49,5 +49,5 @@ def reduce(
                             &mix_u[0], &mix_A[0], &outcome)
         if info == 0:
             mix_terms[floating](N, r, outcome.rank, m, size, &mix_u[0], &mix_A[0], &casts[0],
-                                &u[0, 0], &A[0, 0, 0], &u_new[0, 0], &A_new[0, 0, 0])
+                                &u[0, 0], &A[0, 0, 0], &u_new[0, 0], &A_new[0, 0, 0], 1)
     return info, outcome.variance, outcome.mixed_fraction

@@ -12,7 +12,7 @@ from okcore._memory import aligned_zeros
 from okcore._address cimport address
 from okcore._carries cimport Carry, threads_of
 from okcore._cells cimport CellKernel
-from okcore._kernels cimport PANEL_STRIDE, gemm, gram_matrix, sum_of_squares, transposed_gemm
+from okcore._kernels cimport PANEL_STRIDE, gemm, gram_matrix, parts_that_pay, sum_of_squares, transposed_gemm
 from okcore._reduction cimport Outcome, mix_terms, reduce_terms, scratch_bytes, scratch_doubles
 
 cdef enum:
@@ -129,7 +129,7 @@ cdef int kronecker_absorb(
     KroneckerCarry carry, int lane, int thread, bint alive, int n_terms,
     const floating *Phi, floating *u, floating *A, const double *draws,
 ) noexcept nogil:
-    cdef int S = carry.S, P = carry.P, m = carry.m, r = carry.rank, i, N, rank
+    cdef int S = carry.S, P = carry.P, m = carry.m, r = carry.rank, i, N, rank, threads
     cdef Py_ssize_t size = <Py_ssize_t> S * P
     cdef int n_old = carry.active[lane] if alive else 0
     cdef floating *lane_u = <floating *> carry.u + <Py_ssize_t> lane * r * m
@@ -143,8 +143,13 @@ cdef int kronecker_absorb(
     u -= n_old * m
     A -= n_old * size
     memcpy(u, lane_u, n_old * m * sizeof(floating))
-    for i in range(n_old):
-        gemm[floating](False, False, S, P, S, 1, Phi, S, lane_A + i * size, P, 0, A + i * size, P)
+    threads = parts_that_pay(n_old, 1, n_old * S * size, threads_of(carry.lane_threads))
+    if threads == 1:
+        for i in range(n_old):
+            gemm[floating](False, False, S, P, S, 1, Phi, S, lane_A + i * size, P, 0, A + i * size, P)
+    else:
+        for i in prange(n_old, num_threads=threads, schedule="static"):
+            gemm[floating](False, False, S, P, S, 1, Phi, S, lane_A + i * size, P, 0, A + i * size, P)
     N = n_old + n_terms
 
     rank = carry.mixing_coefficients(
@@ -157,7 +162,8 @@ cdef int kronecker_absorb(
         memcpy(lane_u, u, N * m * sizeof(floating))
         memcpy(lane_A, A, N * size * sizeof(floating))
     else:
-        mix_terms[floating](N, r, rank, m, size, mix_u, mix_A, casts, u, A, lane_u, lane_A)
+        mix_terms[floating](N, r, rank, m, size, mix_u, mix_A, casts, u, A, lane_u, lane_A,
+                            threads_of(carry.lane_threads))
     memset(lane_u + rank * m, 0, (r - rank) * m * sizeof(floating))
     memset(lane_A + rank * size, 0, (r - rank) * size * sizeof(floating))
     carry.active[lane] = rank
@@ -181,7 +187,7 @@ cdef void kronecker_contract(KroneckerCarry carry, const floating *delta, floati
     # gradient (P, m) += weight sum_{b, i} (delta_b A_bi)^T u_bi: the factors are read once (memory bound), then
     # one product (P, B r)(B r, m)
     cdef int index, terms = carry.batch_size * carry.rank, P = carry.P, m = carry.m
-    cdef int threads = threads_of(carry.n_threads)
+    cdef int threads = threads_of(max(carry.n_threads, carry.lane_threads)), all_threads = threads
     if terms * (<Py_ssize_t> carry.S * P) < THREADS_PAY:
         threads = 1
     if threads == 1:
@@ -191,7 +197,7 @@ cdef void kronecker_contract(KroneckerCarry carry, const floating *delta, floati
         for index in prange(terms, num_threads=threads, schedule="static"):
             contract_one[floating](carry, index, delta)
     transposed_gemm[floating](P, m, terms, <floating> carry.weight, <floating *> carry.contracted, P,
-                              <floating *> carry.u, m, 1, gradient, m, threads_of(carry.n_threads))
+                              <floating *> carry.u, m, 1, gradient, m, all_threads)
 
 
 cdef class OptimalKroneckerSumCarry(KroneckerCarry):

@@ -25,5 +25,5 @@ cdef int reduce_terms(
 # casts (2 N r of the dtype) is scratch.
 cdef void mix_terms(
     int N, int r, int rank, int m, Py_ssize_t size, const double *mix_u, const double *mix_A, floating *casts,
-    const floating *u, const floating *A, floating *u_new, floating *A_new,
+    const floating *u, const floating *A, floating *u_new, floating *A_new, int threads,
 ) noexcept nogil

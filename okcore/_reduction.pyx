@@ -15,7 +15,7 @@ from libc.math cimport fabs, isfinite, sqrt
 from libc.string cimport memcpy, memset
 
 from okcore._blas cimport cholesky_upper, solve_upper, svd, svd_lwork
-from okcore._kernels cimport gemm
+from okcore._kernels cimport gemm, gemm_by_columns
 
 cdef double EPS = 2.220446049250313e-16
 
@@ -255,7 +255,7 @@ cdef int reduce_terms(
 
 cdef void mix_terms(
     int N, int r, int rank, int m, Py_ssize_t size, const double *mix_u, const double *mix_A, floating *casts,
-    const floating *u, const floating *A, floating *u_new, floating *A_new,
+    const floating *u, const floating *A, floating *u_new, floating *A_new, int threads,
 ) noexcept nogil:
     # (rank, N)(N, S P): 2 rank N S P flops, one pass over the factors
     cdef int i
@@ -267,4 +267,4 @@ cdef void mix_terms(
         cast_u[i] = <floating> mix_u[i]
         cast_A[i] = <floating> mix_A[i]
     gemm[floating](True, False, rank, m, N, 1, cast_u, r, u, m, 0, u_new, m)
-    gemm[floating](True, False, rank, <int> size, N, 1, cast_A, r, A, <int> size, 0, A_new, <int> size)
+    gemm_by_columns[floating](True, rank, <int> size, N, 1, cast_A, r, A, <int> size, 0, A_new, <int> size, threads)

@@ -51,8 +51,8 @@ cdef class Tape:
     cdef void add_credit(self, const void *dh) noexcept nogil
     cdef void forget_credits(self) noexcept nogil
 
-    # gradient (P, m) = (or += if add) the tape's part for dh (B, n) at the newest step, or for the stored credits if dh is NULL;
-    # delta (B, S) becomes what is left of the credit at the block's start, if `reach_back`.
+    # gradient (P, m) = (or += if add) the tape's part for dh (B, n) at the newest step, or for the stored credits if dh
+    # is NULL; delta (B, S) becomes what is left of the credit at the block's start, if `reach_back`.
     cdef void sweep(
         self, const void *dh, void *delta, void *gradient, bint add, bint reach_back, int threads,
     ) noexcept nogil

@@ -18,8 +18,9 @@ SHARED = """
     batch_size : int
         Lanes B: independent sequences side by side.  They share theta and nothing else.
     n_threads : int
-        Lanes are spread over so many threads; results are bitwise the same.  Hold BLAS to one thread meanwhile
-        (``threadpoolctl.threadpool_limits(1, "blas")``), as the trainer does: threads of threads are slow.
+        Lanes are spread over so many threads, or a single lane's terms; results are bitwise the same.  Hold BLAS to one
+        thread meanwhile (``threadpoolctl.threadpool_limits(1, "blas")``), as the trainer does: threads of threads are
+        slow.
     update_every : int
         How often gradients are wanted; a hint for ``block="auto"`` only.
 """

@@ -53,6 +53,29 @@ def test_threads_change_no_bit_where_sweeps_and_products_are_split(name, dtype):
         assert found == expected
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["RNN", "LSTM"])
+def test_threads_inside_a_lane_change_no_bit(name, dtype):
+    n = 100 if name == "RNN" else 40
+    cell = make_cell(name, n_in=5, n_hidden=n, dtype=dtype)
+    rng = np.random.default_rng(0)
+    xs, dhs = rng.normal(size=(13, 1, 5)).astype(dtype), rng.normal(size=(13, 1, n)).astype(dtype)
+    makers = {
+        "ok": lambda threads: okcore.OK(cell, 6, 4, rng=0, n_threads=threads),
+        "kf-rtrl": lambda threads: okcore.KFRTRL(cell, 5, 2, rng=0, n_threads=threads),
+        "rtrl": lambda threads: okcore.RTRL(cell, 4, n_threads=threads),
+    }
+    for kind, make in makers.items():
+        expected = None
+        for threads in (1, 2, 3, 16):
+            estimator = make(threads)
+            hs, gradient = estimator.run(xs, dhs)
+            arrays = hs, gradient, estimator.gradient(dhs[0]), *estimator.carry.arrays.values()
+            found = [array.tobytes() for array in arrays]
+            expected = expected or found
+            assert found == expected, (kind, threads)
+
+
 @pytest.mark.parametrize("kind", every_estimator(make_cell("RNN")))
 def test_layout_of_inputs_changes_no_bit(kind):
     cell = make_cell("LSTM", dtype="float32")
