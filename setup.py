@@ -106,7 +106,7 @@ extensions = [
         include_dirs=[numpy.get_include(), "okcore"],
         depends=["okcore/_simd.h", *map(str, sorted(HERE.glob("okcore/_simd_*.h")))],
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")] + [("OKCORE_DEBUG", "1")] * DEBUG,
-        extra_compile_args=[*flags, "-fno-strict-aliasing"],
+        extra_compile_args=[*flags, "-fno-strict-aliasing", "-ffp-contract=fast"],
     )
     for name in MODULES
 ]

@@ -14,6 +14,8 @@ from numpy.random cimport bitgen_t
 
 cimport numpy as cnp
 
+import os
+
 import numpy as np
 
 from okcore import _validation
@@ -77,7 +79,7 @@ cdef class Engine:
         cdef int B = carry.batch_size, lane, terms = block * cell.n_terms_
         self.cell, self.carry, self.batch_size, self.block = cell, carry, B, block
         self.tape = Tape(cell, B, block, block > 1 or carry.needs_terms)
-        self.n_threads = n_threads
+        self.n_threads = n_threads = min(n_threads, max(B, os.cpu_count() or 1))
         if not carry.compiled:
             n_threads = 1  # a carry written in Python holds the GIL
         if B == 1:
@@ -162,7 +164,7 @@ cdef class Engine:
             mask = <unsigned char *> cnp.PyArray_DATA(<cnp.ndarray> reset)
         hidden = self.output(out, self.batch_size, self.n)
         with nogil:
-            self.take_step(floats, symbols, mask, False)
+            self.take_step(floats, symbols, mask, False, False)
             self.copy_hidden(cnp.PyArray_DATA(hidden))
         return hidden
 
@@ -270,9 +272,9 @@ cdef class Engine:
             for t in range(T):
                 mask = NULL if masks == NULL else masks + t * self.batch_size
                 if by_symbol:
-                    self.take_step(NULL, (<long long *> x) + t * self.batch_size, mask, t > 0)
+                    self.take_step(NULL, (<long long *> x) + t * self.batch_size, mask, True, t > 0)
                 else:
-                    self.take_step(x + t * self.batch_size * self.v * item, NULL, mask, t > 0)
+                    self.take_step(x + t * self.batch_size * self.v * item, NULL, mask, True, t > 0)
                 self.copy_hidden(h + t * self.batch_size * self.n * item)
                 if dh != NULL:
                     self.accumulate_credit(dh + t * self.batch_size * self.n * item)
@@ -332,7 +334,6 @@ cdef class Engine:
         return all_finite[double](cnp.PyArray_SIZE(array), <double *> cnp.PyArray_DATA(array))
 
     cdef cnp.ndarray credits(self, dh, name, Py_ssize_t length):
-        # (B, n_hidden) if length is -1, else (length, B, n_hidden)
         # (B, n_hidden) floats, (length, B, n_hidden) for run
         cdef cnp.ndarray array
         self.check_made()
@@ -367,12 +368,12 @@ cdef class Engine:
     # ---- a step ----------------------------------------------------------------------------------------------
 
     cdef int take_step(
-        self, const void *x, const long long *symbols, const unsigned char *reset, bint same_theta,
+        self, const void *x, const long long *symbols, const unsigned char *reset, bint in_run, bint same_theta,
     ) except -1 nogil:
         # The step is computed behind the tape first: if its state is not finite nothing has changed.  Then a full
         # block's end, the resets, and the step itself take effect.
         cdef int lane, slot = self.tape.open_steps, count = 0
-        lane = self.tape.compute_step(x, symbols, reset, same_theta, self.state, self.state_next)
+        lane = self.tape.compute_step(x, symbols, reset, in_run, same_theta, self.state, self.state_next)
         if lane >= 0:
             with gil:
                 raise FloatingPointError(

@@ -7,9 +7,10 @@ is `d` (k, G, n) for D (S, P), or `c` (k, k, n) for C (S, S).  All matrices are 
 
 from cython cimport floating
 
-cdef enum:
-    BLOCK_ROWS = 4        # a product's rows come in blocks of so many, and each row is the same in any block
-    PANEL_COLUMNS = 2048  # its columns in panels of so many
+cdef extern from "_simd.h" nogil:
+    enum: PANEL_STRIDE "OKCORE_PANEL_STRIDE"
+    enum: BLOCK_ROWS "OKCORE_BLOCK_ROWS"
+    enum: PANEL_COLUMNS "OKCORE_PANEL_COLUMNS"
 
 # C (m, n) <- alpha op(A) op(B) + beta C, op(A) (m, k), op(B) (k, n), leading dimension = row stride; not both
 # transposed. 2 m n k flops, by hand where vectors are wide, else by BLAS.
@@ -83,9 +84,6 @@ cdef void credit_times_jacobian(
 ) noexcept nogil
 
 # gram (N, N) = X X^T in float64, X (N, cols); `panel` holds N PANEL_STRIDE doubles
-cdef extern from "_simd.h" nogil:
-    enum: PANEL_STRIDE "OKCORE_PANEL_STRIDE"
-
 cdef void gram_matrix(int N, Py_ssize_t cols, const floating *X, double *panel, double *gram) noexcept nogil
 
 # x . y and x . x, accumulated in float64

@@ -4,6 +4,9 @@ from libc.string cimport memcpy, memset
 
 from okcore._blas cimport gemm as blas_gemm
 
+cdef enum:
+    LINE = 16   # floats of a cache line
+
 cdef extern from "_simd.h" nogil:
     void okcore_sgram(int n, Py_ssize_t columns, const float *X, Py_ssize_t ld, double *panel, double *gram)
     void okcore_dgram(int n, Py_ssize_t columns, const double *X, Py_ssize_t ld, double *panel, double *gram)
@@ -67,13 +70,13 @@ cdef void transposed_gemm(
     int m, int n, int k, floating alpha, const floating *A, int lda, const floating *B, int ldb,
     floating beta, floating *C, int ldc, int threads,
 ) noexcept nogil:
-    cdef int part, start, parts = parts_that_pay(m, 16, <Py_ssize_t> m * n * k, threads)
+    cdef int part, start, parts = parts_that_pay(m, LINE, <Py_ssize_t> m * n * k, threads)
     if parts == 1:
         gemm[floating](True, False, m, n, k, alpha, A, lda, B, ldb, beta, C, ldc)
         return
     for part in prange(parts, num_threads=parts, schedule="static"):
-        start = part_start(m, 16, part, parts)
-        gemm[floating](True, False, part_start(m, 16, part + 1, parts) - start, n, k, alpha, A + start, lda, B, ldb,
+        start = part_start(m, LINE, part, parts)
+        gemm[floating](True, False, part_start(m, LINE, part + 1, parts) - start, n, k, alpha, A + start, lda, B, ldb,
                        beta, C + <Py_ssize_t> start * ldc, ldc)
 
 
@@ -142,7 +145,10 @@ cdef void preactivations(
         gemm[floating](False, True, lanes, P, n, 1, u_hat + m + v, 2 * m, theta + v, m, 0, pre + P, 2 * P)
     for j in range(2):
         for p in range(P):
-            bias = theta[<Py_ssize_t> p * m + v + n + j]
+            if theta_T != NULL:
+                bias = theta_T[(v + n + j) * <Py_ssize_t> P + p]
+            else:
+                bias = theta[<Py_ssize_t> p * m + v + n + j]
             for lane in range(lanes):
                 pre[(2 * lane + j) * P + p] += bias
 

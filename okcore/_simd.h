@@ -10,6 +10,11 @@
 #define OKCORE_PANEL 256
 #define OKCORE_PANEL_STRIDE (OKCORE_PANEL + 8)
 
+/* A product's rows come in blocks of at least so many and its columns in panels of so many: a row, and a column, has the same
+   bits wherever a product is cut at a multiple of them.  Fewer rows than that, at the end, are worked on one by one. */
+#define OKCORE_BLOCK_ROWS 4
+#define OKCORE_PANEL_COLUMNS 2048
+
 /* gram (n, n) += X X^T in double, X (n, columns) with row stride ld; the upper triangle only.
    panel: scratch of n OKCORE_PANEL_STRIDE doubles.  n (n + 1) / 2 columns multiply-adds. */
 void okcore_sgram(int n, ptrdiff_t columns, const float *X, ptrdiff_t ld, double *panel, double *gram);

@@ -12,12 +12,12 @@
 #define INLINE TARGET static inline __attribute__((always_inline))
 #define LANES (BYTES / (ptrdiff_t) sizeof(REAL))
 #define STRIP (2 * LANES)
-#define STRIPS 8
+#define STRIPS 4
 #define DEPTH 128
-#define FEW_ROWS 4 /* the smaller block; what is left over goes row by row, bound by the reading of X */
-#define CHUNK 64 /* rows of a transposed E that are brought together at a time */
+#define FEW_ROWS OKCORE_BLOCK_ROWS /* the smaller block; what is left over goes row by row, bound by the reading of X */
+#define CHUNK 32 /* rows of a transposed E that are brought together at a time */
 #define ABREAST 8
-#define ROW_PANEL 2048
+#define ROW_PANEL OKCORE_PANEL_COLUMNS
 #define DOT_ROWS (LANES > 8 ? 4 : 2)
 #define DOT_COLUMNS (LANES / DOT_ROWS)
 
@@ -146,18 +146,14 @@ INLINE void LOCAL(bring_together)(ptrdiff_t rows, ptrdiff_t depth, const REAL *E
     }
 }
 
-TARGET static void LOCAL(product)(ptrdiff_t rows, ptrdiff_t inner, ptrdiff_t columns, REAL alpha, const REAL *E,
+/* Not inlined, and 80 to 96 KiB of stack: a product of few rows takes none, and threads may have as little as 128. */
+TARGET static __attribute__((noinline)) void LOCAL(product_by_blocks)(ptrdiff_t blocks, ptrdiff_t inner, ptrdiff_t columns, REAL alpha, const REAL *E,
                                   ptrdiff_t e_row, ptrdiff_t e_column, const REAL *X, ptrdiff_t ldx, REAL beta, REAL *Y,
                                   ptrdiff_t ldy)
 {
     REAL panel[DEPTH * STRIPS * STRIP] __attribute__((aligned(64))), together[CHUNK * DEPTH] __attribute__((aligned(64)));
-    ptrdiff_t blocks = rows / FEW_ROWS * FEW_ROWS;
     /* One or two blocks of rows read a small X where it lies: packing would cost as much as it saves. */
     int in_place = blocks <= 2 * ROWS && columns % STRIP == 0 && columns <= ROW_PANEL;
-    for (ptrdiff_t i = blocks; i < rows; i++)
-        LOCAL(row)(inner, columns, alpha, E + i * e_row, e_column, X, ldx, beta, Y + i * ldy);
-    if (blocks == 0)
-        return;
     ptrdiff_t parts = inner > DEPTH ? (inner + DEPTH - 1) / DEPTH : 1, most = (inner + parts - 1) / parts; /* even parts */
     for (ptrdiff_t part = 0; part < parts; part++) {
         ptrdiff_t k = part * most, depth = inner - k < most ? inner - k : most;
@@ -195,6 +191,17 @@ TARGET static void LOCAL(product)(ptrdiff_t rows, ptrdiff_t inner, ptrdiff_t col
             }
         }
     }
+}
+
+TARGET static void LOCAL(product)(ptrdiff_t rows, ptrdiff_t inner, ptrdiff_t columns, REAL alpha, const REAL *E,
+                                  ptrdiff_t e_row, ptrdiff_t e_column, const REAL *X, ptrdiff_t ldx, REAL beta, REAL *Y,
+                                  ptrdiff_t ldy)
+{
+    ptrdiff_t blocks = rows / FEW_ROWS * FEW_ROWS;
+    if (blocks > 0)
+        LOCAL(product_by_blocks)(blocks, inner, columns, alpha, E, e_row, e_column, X, ldx, beta, Y, ldy);
+    for (ptrdiff_t i = blocks; i < rows; i++)
+        LOCAL(row)(inner, columns, alpha, E + i * e_row, e_column, X, ldx, beta, Y + i * ldy);
 }
 
 #if defined(__clang__)

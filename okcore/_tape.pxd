@@ -31,10 +31,10 @@ cdef class Tape:
     cdef bint has_theta_T
 
     # One step from `state` (B, S) into `state_next` (B, S) and the slot behind the tape; nothing that counts is
-    # changed. same_theta: it is the last step's, so there is nothing to compare. Returns -1, or the first lane whose
-    # new state is not finite.
+    # changed. in_run: theta will not change for some steps; same_theta: nor has it since the last.
+    # Returns -1, or the first lane whose new state is not finite.
     cdef int compute_step(
-        self, const void *x, const long long *symbols, const unsigned char *reset, bint same_theta,
+        self, const void *x, const long long *symbols, const unsigned char *reset, bint in_run, bint same_theta,
         void *state, void *state_next,
     ) except -2 nogil
 

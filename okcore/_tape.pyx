@@ -25,7 +25,7 @@ from okcore._kernels cimport (
 )
 
 cdef enum:
-    FEW_LANES = 4   # from which theta^T, copied once a run, is worth its making
+    MANY_LANES = 4   # from which theta^T, copied once a run, is worth its making
 
 
 cdef class Tape:
@@ -74,14 +74,16 @@ cdef class Tape:
         self.open_steps, self.credited, self.last_slot = open_steps, credited, last_slot
 
     cdef int compute_step(
-        self, const void *x, const long long *symbols, const unsigned char *reset, bint same_theta,
+        self, const void *x, const long long *symbols, const unsigned char *reset, bint in_run, bint same_theta,
         void *state, void *state_next,
     ) except -2 nogil:
         if self.cell.single:
             return compute_step[float](
-                self, <const float *> x, symbols, reset, same_theta, <const float *> state, <float *> state_next)
+                self, <const float *> x, symbols, reset, in_run, same_theta,
+                <const float *> state, <float *> state_next)
         return compute_step[double](
-            self, <const double *> x, symbols, reset, same_theta, <const double *> state, <double *> state_next)
+            self, <const double *> x, symbols, reset, in_run, same_theta,
+            <const double *> state, <double *> state_next)
 
     cdef void commit_step(self, int source) noexcept nogil:
         cdef Py_ssize_t lanes = self.batch_size * (sizeof(float) if self.cell.single else sizeof(double))
@@ -162,7 +164,7 @@ cdef void snapshot_parameters(Tape tape, const floating *theta, bint same_theta)
 
 cdef int compute_step(
     Tape tape, const floating *x, const long long *symbols, const unsigned char *reset,
-    bint same_theta, const floating *state, floating *state_next,
+    bint in_run, bint same_theta, const floating *state, floating *state_next,
 ) except -2 nogil:
     cdef int B = tape.batch_size, tau = tape.open_steps, q = tape.q, k = tape.k, S = tape.S, P = tape.P, m = tape.m
     cdef int lane
@@ -171,9 +173,10 @@ cdef int compute_step(
     cdef floating *u_hat = <floating *> tape.u_hat + <Py_ssize_t> tau * B * q * m
     cdef floating *d = <floating *> tape.d + <Py_ssize_t> tau * B * q * k * P
     cdef floating *c = <floating *> tape.c + <Py_ssize_t> tau * B * k * S
-    if reset != NULL:
+    if reset != NULL or not tape.cell.compiled:  # a cell in Python gets a copy
         before = <floating *> tape.before
         memcpy(before, state, <Py_ssize_t> B * S * sizeof(floating))
+    if reset != NULL:
         for lane in range(B):
             if reset[lane]:
                 memset(before + lane * S, 0, S * sizeof(floating))
@@ -181,7 +184,7 @@ cdef int compute_step(
     augmented_input[floating](B, q, tape.v, tape.n, S, x, symbols, before, u_hat)
     if not same_theta:
         tape.has_theta_T = False
-    elif B >= FEW_LANES and not tape.has_theta_T:
+    if in_run and B >= MANY_LANES and not tape.has_theta_T:
         transpose[floating](P, m, theta, <floating *> tape.theta_T)
         tape.has_theta_T = True
     preactivations[floating](B, q, tape.v, tape.n, P, u_hat, theta,

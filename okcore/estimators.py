@@ -184,6 +184,9 @@ class Estimator(Engine):
                 arrays[name] = _validation.as_floats(name, state[name], shape, expected.dtype, finite=finite)
         if arrays["w_slot"].size and not (arrays["w_slot"].min() >= 0 and arrays["w_slot"].max() < max(1, snapshots)):
             raise ValueError(f"w_slot must be from 0 to {snapshots - 1}, got {arrays['w_slot']}")
+        for name, blocks in self.cell._always_zero:
+            if arrays[name][blocks].any():
+                raise ValueError(f"{name} is no tape of {type(self.cell).__name__}: what is always zero is not")
         steps = _validation.as_int("steps", state["steps"], 0, 2**63 - 1)
         if not isinstance(state["credited"], (bool, np.bool_)):
             raise TypeError(f"credited must be a bool, got {_validation.describe(state['credited'])}")

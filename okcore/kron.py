@@ -14,6 +14,8 @@ def _factors(A):
     dtype = _validation.as_dtype("A's dtype", A.dtype)
     if A.ndim != 3 or 0 in A.shape:
         raise ValueError(f"A must have shape (N, S, P), none of them 0, got {A.shape}")
+    if A.shape[1] * A.shape[2] >= 2**31:  # a factor's columns are counted in C ints
+        raise ValueError(f"A must have S P below 2^31, got {A.shape[1]} x {A.shape[2]}")
     return _validation.as_floats("A", A, A.shape, dtype, finite=True)
 
 

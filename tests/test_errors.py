@@ -807,3 +807,21 @@ def test_own_cells_that_return_nonsense(name, spoiled, error, word):
         estimator.gradient(h + 1)  # d and c are used no earlier
         estimator.step([0, 1])
         estimator.gradient(h + 1)
+
+
+def test_a_tape_whose_zero_blocks_are_not_zero_is_refused():
+    estimator = okcore.RTRL(okcore.LSTM(2, 3, rng=0), 4)
+    estimator.run(np.ones((2, 1, 2), np.float32))
+    for name, where in (("d", np.s_[:, :, 0, 1, 3]), ("c", np.s_[:, :, 0, 0]), ("c", np.s_[:, :, 1, 0])):
+        state = estimator.state_dict()
+        assert not state[name][where].any()
+        state[name] = state[name].copy()
+        state[name][where] = 7
+        with pytest.raises(ValueError, match=f"{name} is no tape of LSTM"):
+            estimator.load_state_dict(state)
+
+
+def test_factors_too_large_to_count_are_refused():
+    A = np.broadcast_to(np.float32(1), (2, 2**16, 2**15))
+    with pytest.raises(ValueError, match="S P below"):
+        okcore.kron.left_multiply(np.ones((1, 2**16), np.float32), A)

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -74,6 +76,38 @@ def test_threads_inside_a_lane_change_no_bit(name, dtype):
             found = [array.tobytes() for array in arrays]
             expected = expected or found
             assert found == expected, (kind, threads)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 4, 6])
+@pytest.mark.parametrize("name", CELLS)
+def test_a_run_may_be_cut_anywhere(name, batch_size):
+    cell = make_cell(name, n_in=3, n_hidden=18, dtype="float32")
+    rng = np.random.default_rng(0)
+    xs = rng.normal(size=(12, batch_size, 3)).astype("float32")
+    whole, parts = (okcore.OK(cell, 3, 4, batch_size=batch_size, rng=0) for _ in range(2))
+    hs, _ = whole.run(xs)
+    found = np.concatenate([parts.run(piece)[0] for piece in np.split(xs, [5, 6])])
+    assert found.tobytes() == hs.tobytes()
+    dh = rng.normal(size=(batch_size, 18)).astype("float32")
+    assert whole.gradient(dh).tobytes() == parts.gradient(dh).tobytes()
+
+
+def test_threads_with_small_stacks():
+    program = """
+import threading
+import numpy as np
+import okcore
+cell = okcore.GRU(3, 40, dtype="float64", rng=0)
+estimator = okcore.OK(cell, 4, 4, batch_size=9, rng=0, n_threads=3)
+threading.stack_size(192 * 1024)
+thread = threading.Thread(target=estimator.run, args=(np.ones((20, 9, 3)),))
+thread.start()
+thread.join()
+print(estimator.steps)
+"""
+    environment = os.environ | {"OMP_STACKSIZE": "160k"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert done.stdout == "20\n", (done.returncode, done.stderr)
 
 
 @pytest.mark.parametrize("kind", every_estimator(make_cell("RNN")))
