@@ -48,7 +48,7 @@ class Cell(CellKernel):
     n_state_blocks = 1
     n_terms = 1
     _kernel = None  # name of the compiled pointwise step; None: the method `pointwise`
-    _always_zero = ()  # (name, blocks) of d and c that the compiled step does not write: they are zero as the tape is made
+    _always_zero = ()  # (name, blocks) of d and c that the compiled step leaves as the tape was made, at zero
 
     def __init__(self, n_in, n_hidden, dtype=np.float32, rng=None, init="uniform", scale=0.01):
         n_in = _validation.as_int("n_in", n_in, 1)
