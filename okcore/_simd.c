@@ -12,6 +12,14 @@
 #define OKCORE_X86 0
 #endif
 
+/* For every instruction set and type: the name of a kernel (sgram_avx2), and the entries of a vector */
+#define LOCAL(kernel) KERNEL(kernel, SUFFIX)
+#define KERNEL(kernel, suffix) JOIN(FIRST, kernel, _, suffix)
+#define JOIN(a, b, c, d) JOIN_(a, b, c, d)
+#define JOIN_(a, b, c, d) a##b##c##d
+#define INLINE TARGET static inline __attribute__((always_inline))
+#define LANES (BYTES / (ptrdiff_t) sizeof(REAL))
+
 #define BYTES 16
 #define TARGET
 #define SUFFIX baseline
@@ -64,9 +72,6 @@ static int level(void) { return 0; }
 #define DISPATCH(kernel, ...) return KERNEL(kernel, baseline)(__VA_ARGS__);
 #endif
 
-#define JOIN_(a, b, c, d) a##b##c##d
-#define JOIN(a, b, c, d) JOIN_(a, b, c, d)
-#define KERNEL(kernel, suffix) JOIN(FIRST, kernel, _, suffix)
 #define PUBLIC(kernel) JOIN(okcore_, FIRST, kernel, )
 
 #define REAL float

@@ -10,6 +10,7 @@
 #define LN2_LOW -2.12194440E-4f
 #define EXPONENT_BIAS 127
 #define MANTISSA_BITS 23
+#include "_simd_types.h"
 #include "_simd_gram.h"
 #include "_simd_products.h"
 #include "_simd_diagonals.h"
@@ -36,6 +37,7 @@
 #define LN2_LOW 1.42860682030941723212E-6
 #define EXPONENT_BIAS 1023
 #define MANTISSA_BITS 52
+#include "_simd_types.h"
 #include "_simd_gram.h"
 #include "_simd_products.h"
 #include "_simd_diagonals.h"

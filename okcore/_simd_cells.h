@@ -6,9 +6,6 @@
        c[a, b, i]    = d s[a, i] / d s'[b, i], pre held  (the part of the state Jacobian beside D* W_h E_h)
    pre (lanes, q, G, n) is overwritten; state, state_next (lanes, k, n); d (lanes, q, k, G, n); c (lanes, k, k, n). */
 
-#define JOIN_(a, b, c) a##b##_##c
-#define JOIN(a, b, c) JOIN_(a, b, c)
-#define LOCAL(kernel) JOIN(FIRST, kernel, SUFFIX)
 #define CELL(name)                                                                                                     \
     TARGET static void LOCAL(name)(ptrdiff_t lanes, ptrdiff_t n, REAL *restrict pre, const REAL *restrict state,       \
                                    REAL *restrict state_next, REAL *restrict d, REAL *restrict c)
@@ -103,8 +100,3 @@ CELL(gru)
         }
     }
 }
-
-#undef CELL
-#undef LOCAL
-#undef JOIN
-#undef JOIN_

@@ -1,9 +1,5 @@
 /* Products with grids of diagonals, d (k, G, n) or c (k, k, n), for one instruction set and one type: no dense product. */
 
-#define JOIN_(a, b, c) a##b##_##c
-#define JOIN(a, b, c) JOIN_(a, b, c)
-#define LOCAL(kernel) JOIN(FIRST, kernel, SUFFIX)
-
 TARGET static void LOCAL(times_grid)(ptrdiff_t rows, ptrdiff_t k, ptrdiff_t G, ptrdiff_t n, const REAL *restrict X,
                                      const REAL *restrict grid, ptrdiff_t next_grid, REAL *restrict Y)
 {
@@ -44,7 +40,3 @@ TARGET static void LOCAL(grid_times)(ptrdiff_t k, ptrdiff_t G, ptrdiff_t n, cons
             }
         }
 }
-
-#undef LOCAL
-#undef JOIN
-#undef JOIN_

@@ -1,10 +1,5 @@
 /* Gram matrices for one instruction set and one type. */
 
-#define JOIN_(a, b, c) a##b##_##c
-#define JOIN(a, b, c) JOIN_(a, b, c)
-#define LOCAL(kernel) JOIN(FIRST, kernel, SUFFIX)
-#define INLINE TARGET static inline __attribute__((always_inline))
-
 /* Vectors that may start anywhere: of doubles, and of REAL with as many entries */
 #define WIDE (BYTES / (ptrdiff_t) sizeof(double))
 typedef double LOCAL(wide) __attribute__((vector_size(BYTES), aligned(sizeof(double)), may_alias));
@@ -83,11 +78,3 @@ TARGET static void LOCAL(gram)(int n, ptrdiff_t columns, const REAL *X, ptrdiff_
                 LOCAL(gram_tile)(1, 1, panel + a * STRIDE, panel + b * STRIDE, gram + (ptrdiff_t) a * n + b, n);
     }
 }
-
-#undef JOIN_
-#undef JOIN
-#undef LOCAL
-#undef INLINE
-#undef WIDE
-#undef PANEL
-#undef STRIDE

@@ -1,14 +1,5 @@
 /* Sigmoid, tanh and a test for Inf and NaN, for one instruction set and one type.  The functions are after Moshier's Cephes; within 3 units in the last place. */
 
-#define JOIN_(a, b, c) a##b##_##c
-#define JOIN(a, b, c) JOIN_(a, b, c)
-#define LOCAL(kernel) JOIN(FIRST, kernel, SUFFIX)
-#define INLINE TARGET static inline __attribute__((always_inline))
-#define LANES (BYTES / (ptrdiff_t) sizeof(REAL))
-
-typedef REAL LOCAL(vector) __attribute__((vector_size(BYTES), aligned(sizeof(REAL)), may_alias));
-typedef INTEGER LOCAL(bits) __attribute__((vector_size(BYTES), aligned(sizeof(REAL)), may_alias));
-
 INLINE LOCAL(vector) LOCAL(select)(LOCAL(bits) mask, LOCAL(vector) yes, LOCAL(vector) no)
 {
     return (LOCAL(vector)) ((mask & (LOCAL(bits)) yes) | (~mask & (LOCAL(bits)) no));
@@ -103,10 +94,3 @@ TARGET static int LOCAL(finite)(ptrdiff_t size, const REAL *x)
     }
     return any == 0;
 }
-
-#undef MAP
-#undef JOIN_
-#undef JOIN
-#undef LOCAL
-#undef INLINE
-#undef LANES

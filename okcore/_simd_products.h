@@ -2,15 +2,10 @@
 
    Y <- alpha E X + beta Y: a block of ROWS rows by STRIP columns of Y stays in registers while a column of E meets a row
    of X.  X is packed, a panel of DEPTH rows by STRIPS strips at a time, strip behind strip, so that any row stride will
-   do and a strip stays in the nearest cache; E is read in place, or brought together where its rows are X^T's.
+   do and a strip stays in the nearest cache; E is read in place, or brought together if it is a transpose.
 
    Y <- alpha E Z^T + beta Y: vectors along the inner index of both. */
 
-#define JOIN_(a, b, c) a##b##_##c
-#define JOIN(a, b, c) JOIN_(a, b, c)
-#define LOCAL(kernel) JOIN(FIRST, kernel, SUFFIX)
-#define INLINE TARGET static inline __attribute__((always_inline))
-#define LANES (BYTES / (ptrdiff_t) sizeof(REAL))
 #define STRIP (2 * LANES)
 #define STRIPS 4
 #define DEPTH 128
@@ -21,20 +16,18 @@
 #define DOT_ROWS (LANES > 8 ? 4 : 2)
 #define DOT_COLUMNS (LANES / DOT_ROWS)
 
-typedef REAL LOCAL(block) __attribute__((vector_size(BYTES), aligned(sizeof(REAL)), may_alias));
-typedef INTEGER LOCAL(index) __attribute__((vector_size(BYTES), aligned(sizeof(REAL)), may_alias));
-#define AT(x) (*(LOCAL(block) *) (x))
-#define CONST_AT(x) (*(const LOCAL(block) *) (x))
+#define AT(x) (*(LOCAL(vector) *) (x))
+#define CONST_AT(x) (*(const LOCAL(vector) *) (x))
 
 INLINE void LOCAL(tile)(const int rows, ptrdiff_t depth, REAL alpha, const REAL *E, ptrdiff_t e_row, ptrdiff_t e_column,
                         const REAL *X, ptrdiff_t ldx, REAL beta, REAL *Y, ptrdiff_t ldy)
 {
     /* Y (rows, STRIP), `rows` a constant where this is called: depth STRIP / LANES multiply-adds of vectors a row */
-    LOCAL(block) sum[ROWS][2];
+    LOCAL(vector) sum[ROWS][2];
     for (int i = 0; i < rows; i++)
-        sum[i][0] = sum[i][1] = (LOCAL(block)){0};
+        sum[i][0] = sum[i][1] = (LOCAL(vector)){0};
     for (ptrdiff_t k = 0; k < depth; k++) {
-        LOCAL(block) x0 = CONST_AT(X + k * ldx), x1 = CONST_AT(X + k * ldx + LANES);
+        LOCAL(vector) x0 = CONST_AT(X + k * ldx), x1 = CONST_AT(X + k * ldx + LANES);
         for (int i = 0; i < rows; i++) {
             REAL e = E[i * e_row + k * e_column];
             sum[i][0] += e * x0;
@@ -99,7 +92,7 @@ INLINE void LOCAL(add_rows)(const int rows, ptrdiff_t width, REAL alpha, const R
     for (int j = 0; j < rows; j++)
         a[j] = alpha * e[j * e_column];
     for (; i + LANES <= width; i += LANES) {
-        LOCAL(block) sum = a[0] * CONST_AT(X + i);
+        LOCAL(vector) sum = a[0] * CONST_AT(X + i);
         for (int j = 1; j < rows; j++)
             sum += a[j] * CONST_AT(X + j * ldx + i);
         AT(y + i) += sum;
@@ -205,9 +198,9 @@ TARGET static void LOCAL(product)(ptrdiff_t rows, ptrdiff_t inner, ptrdiff_t col
 }
 
 #if defined(__clang__)
-INLINE LOCAL(block) LOCAL(shuffle)(LOCAL(block) a, LOCAL(block) b, LOCAL(index) from)
+INLINE LOCAL(vector) LOCAL(shuffle)(LOCAL(vector) a, LOCAL(vector) b, LOCAL(bits) from)
 {
-    LOCAL(block) result;
+    LOCAL(vector) result;
     for (int l = 0; l < LANES; l++)
         result[l] = from[l] < LANES ? a[from[l]] : b[from[l] - LANES];
     return result;
@@ -227,8 +220,8 @@ INLINE LOCAL(block) LOCAL(shuffle)(LOCAL(block) a, LOCAL(block) b, LOCAL(index) 
     if (LANES > h) {                                                                                                   \
         static const INTEGER own[16] = EACH(OWN, h), other[16] = EACH(OTHER, h);                                       \
         for (int i = 0; i < h; i++)                                                                                    \
-            sum[i] = SHUFFLE(sum[i], sum[i + h], *(const LOCAL(index) *) own)                                          \
-                     + SHUFFLE(sum[i], sum[i + h], *(const LOCAL(index) *) other);                                     \
+            sum[i] = SHUFFLE(sum[i], sum[i + h], *(const LOCAL(bits) *) own)                                          \
+                     + SHUFFLE(sum[i], sum[i + h], *(const LOCAL(bits) *) other);                                     \
     }
 
 INLINE void LOCAL(dot_tile)(const int rows, const int columns, ptrdiff_t inner, REAL alpha, const REAL *E, ptrdiff_t lde,
@@ -237,10 +230,10 @@ INLINE void LOCAL(dot_tile)(const int rows, const int columns, ptrdiff_t inner, 
     /* Y[i, j] = E_i . Z_j for rows columns = LANES of them (constants where this is called) */
     static const INTEGER behind[32] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
                                        -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
-    LOCAL(block) sum[16], e[16];
+    LOCAL(vector) sum[16], e[16];
     ptrdiff_t k = 0, rest = inner % LANES;
     for (int i = 0; i < LANES; i++)
-        sum[i] = (LOCAL(block)){0};
+        sum[i] = (LOCAL(vector)){0};
     for (; k + LANES <= inner; k += LANES) {
         for (int i = 0; i < rows; i++)
             e[i] = CONST_AT(E + i * lde + k);
@@ -250,9 +243,9 @@ INLINE void LOCAL(dot_tile)(const int rows, const int columns, ptrdiff_t inner, 
     }
     if (rest > 0 && k > 0) {
         /* The last vector overlaps the one before; what has been counted is masked. */
-        LOCAL(index) mask = *(const LOCAL(index) *) (behind + 16 - LANES + rest);
+        LOCAL(bits) mask = *(const LOCAL(bits) *) (behind + 16 - LANES + rest);
         for (int i = 0; i < rows; i++)
-            e[i] = (LOCAL(block)) ((LOCAL(index)) CONST_AT(E + i * lde + inner - LANES) & mask);
+            e[i] = (LOCAL(vector)) ((LOCAL(bits)) CONST_AT(E + i * lde + inner - LANES) & mask);
         for (int j = 0; j < columns; j++)
             for (int i = 0; i < rows; i++)
                 sum[i * columns + j] += e[i] * CONST_AT(Z + j * ldz + inner - LANES);
@@ -310,9 +303,9 @@ TARGET static void LOCAL(product_transposed)(ptrdiff_t rows, ptrdiff_t inner, pt
         static const INTEGER first[16] = EACH(FIRST_OF, h), second[16] = EACH(SECOND_OF, h);                           \
         for (int i = 0; i < LANES; i++)                                                                                \
             if ((i & h) == 0) {                                                                                        \
-                LOCAL(block) a = row[i], b = row[i | h];                                                               \
-                row[i] = SHUFFLE(a, b, *(const LOCAL(index) *) first);                                                 \
-                row[i | h] = SHUFFLE(a, b, *(const LOCAL(index) *) second);                                            \
+                LOCAL(vector) a = row[i], b = row[i | h];                                                               \
+                row[i] = SHUFFLE(a, b, *(const LOCAL(bits) *) first);                                                 \
+                row[i | h] = SHUFFLE(a, b, *(const LOCAL(bits) *) second);                                            \
             }                                                                                                          \
     }
 /* Off the diagonal of h by h blocks, two vectors change places. */
@@ -330,7 +323,7 @@ TARGET static void LOCAL(transpose)(ptrdiff_t rows, ptrdiff_t columns, const REA
                         Y[b * rows + a] = X[a * columns + b];
                 continue;
             }
-            LOCAL(block) row[16];
+            LOCAL(vector) row[16];
             for (int a = 0; a < LANES; a++)
                 row[a] = CONST_AT(X + (i + a) * columns + j);
             SWAP(8) SWAP(4) SWAP(2) SWAP(1)
@@ -338,28 +331,3 @@ TARGET static void LOCAL(transpose)(ptrdiff_t rows, ptrdiff_t columns, const REA
                 AT(Y + (j + a) * rows + i) = row[a];
         }
 }
-
-#undef SECOND_OF
-#undef FIRST_OF
-#undef SWAP
-#undef MERGE
-#undef EACH
-#undef OTHER
-#undef OWN
-#undef SHUFFLE
-#undef CONST_AT
-#undef AT
-#undef DOT_COLUMNS
-#undef DOT_ROWS
-#undef ROW_PANEL
-#undef ABREAST
-#undef CHUNK
-#undef FEW_ROWS
-#undef DEPTH
-#undef STRIPS
-#undef STRIP
-#undef LANES
-#undef INLINE
-#undef LOCAL
-#undef JOIN
-#undef JOIN_

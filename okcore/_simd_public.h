@@ -33,16 +33,16 @@ void PUBLIC(grid_times)(ptrdiff_t k, ptrdiff_t G, ptrdiff_t n, const REAL *grid,
     DISPATCH(grid_times, k, G, n, grid, W, M)
 }
 
-#define CELL(name)                                                                                                     \
+#define PUBLIC_CELL(name)                                                                                              \
     void PUBLIC(name)(ptrdiff_t lanes, ptrdiff_t n, REAL *pre, const REAL *state, REAL *state_next, REAL *d, REAL *c)  \
     {                                                                                                                  \
         DISPATCH(name, lanes, n, pre, state, state_next, d, c)                                                         \
     }
-CELL(rnn)
-CELL(rhn)
-CELL(lstm)
-CELL(gru)
-#undef CELL
+PUBLIC_CELL(rnn)
+PUBLIC_CELL(rhn)
+PUBLIC_CELL(lstm)
+PUBLIC_CELL(gru)
+#undef PUBLIC_CELL
 
 int PUBLIC(finite)(ptrdiff_t size, const REAL *x)
 {
