@@ -58,6 +58,7 @@ cdef class Engine:
     cdef Py_ssize_t item                 # bytes of a float
     cdef void *state                     # (B, S)
     cdef void *pending                   # (P, m) gradient of credits whose block has closed
+    cdef bint has_pending                # False: pending is zero
     cdef void *state_next                # (B, S)
     cdef void *delta                     # (B, S) the credit at the block's start
     cdef object delta_array
@@ -95,6 +96,7 @@ cdef class Engine:
         self.buffers = {"state": aligned_zeros((B, self.S), dtype), "pending": aligned_zeros((self.P, self.m), dtype)}
         self.state = address(self.buffers["state"])
         self.pending = address(self.buffers["pending"])
+        self.has_pending = True
         self.delta_array = aligned_zeros((B, self.S), dtype)
         self.delta = address(self.delta_array)
 
@@ -425,11 +427,13 @@ cdef class Engine:
         if self.tape.open_steps > 0:
             self.tape.add_credit(dh)
             return 0
+        self.has_pending = True
         return self.sweep(dh, self.pending, True)  # the newest step, if there is one, is no longer on the tape
 
     cdef int sweep_credits(self) except -1 nogil:
         if self.tape.credited:
             try:
+                self.has_pending = True
                 self.sweep(NULL, self.pending, True)
             finally:
                 self.tape.forget_credits()
@@ -437,9 +441,16 @@ cdef class Engine:
 
     cdef int flush_into(self, void *gradient) except -1 nogil:
         cdef Py_ssize_t size = <Py_ssize_t> self.P * self.m * self.item
+        if self.tape.credited and not self.has_pending:  # straight into the gradient: it is large
+            try:
+                self.sweep(NULL, gradient, False)
+            finally:
+                self.tape.forget_credits()
+            return 0
         self.sweep_credits()
         memcpy(gradient, self.pending, size)
         memset(self.pending, 0, size)
+        self.has_pending = False
         return 0
 
     # ---- blocks and resets -----------------------------------------------------------------------------------
@@ -532,7 +543,7 @@ cdef class Engine:
     # ---- for okcore.Estimator: restoring ---------------------------------------------------------------------
 
     def _restore(self, long long steps):
-        self.steps = steps
+        self.steps, self.has_pending = steps, True
 
 
 cdef int absorb(Engine e, int lane, int thread) except -1 nogil:

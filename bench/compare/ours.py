@@ -1,6 +1,7 @@
 """okcore: one `run` a job, or one `step` and `gradient` where there is an update at every step."""
 
 import numpy as np
+from scipy.linalg import blas
 
 import okcore
 from compare.job import RATE
@@ -21,8 +22,7 @@ class Okcore:
             gradient = self.estimator.gradient(self.job.dhs[0], out=self.g)
         else:
             _, gradient = self.estimator.run(self.job.xs, self.job.dhs)
-        gradient *= RATE
-        self.cell.theta -= gradient
+        blas.saxpy(gradient.ravel(), self.cell.theta.ravel(), a=-RATE)  # in place, in one pass
 
     def parameters(self):
         return self.cell.theta
