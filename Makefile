@@ -13,7 +13,7 @@ VENV ?= .venv
 INSTALL = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 # What an extra of pyproject.toml needs, without building okcore again
 extra = $$($(VENV)/bin/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['$(1)'])")
-SOURCES := pyproject.toml setup.py $(wildcard okcore/*.pyx okcore/*.pxd okcore/*.h) okcore/_simd.c
+SOURCES := pyproject.toml setup.py $(wildcard $(foreach kind,pyx pxd h,okcore/*.$(kind) okcore/*/*.$(kind))) okcore/_simd/simd.c
 
 .PHONY: demo test lint targets compare figures bench bench-quick test-debug clean
 
@@ -59,5 +59,5 @@ $(VENV)/.ready: $(SOURCES)
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info okcore/*.so okcore/_blas_int.pxi
-	rm -f $(patsubst %.pyx,%.c,$(wildcard okcore/*.pyx))
+	rm -rf $(VENV) build dist *.egg-info okcore/*.so okcore/*/*.so okcore/_blas_int.pxi
+	rm -f $(patsubst %.pyx,%.c,$(wildcard okcore/*.pyx okcore/*/*.pyx))

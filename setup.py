@@ -20,11 +20,8 @@ from setuptools.command.build_ext import build_ext
 
 HERE = Path(__file__).parent
 DEBUG = os.environ.get("OKCORE_DEBUG", "0") == "1"
-MODULES = [
-    "_blas", "_kernels", "_cells", "_reduction", "_kron",
-    "_carries", "_exact_carry", "_kronecker_carries", "_rank_one_carry", "_tape", "_engine",
-]  # fmt: skip
-C_SOURCES = {"_kernels": ["okcore/_simd.c"], "_cells": ["okcore/_simd.c"]}
+C_KERNELS = HERE / "okcore" / "_simd"
+WITH_C_KERNELS = "okcore._kernels"  # the one module they are linked into; the others cimport from it
 
 
 def write_blas_int():
@@ -99,15 +96,18 @@ def compile_to_c(extensions):
 
 write_blas_int()
 flags = ["-O1", "-g"] if DEBUG else ["-O3"]
-extensions = [
-    Extension(
-        f"okcore.{name}",
-        [f"okcore/{name}.pyx", *C_SOURCES.get(name, [])],
-        include_dirs=[numpy.get_include(), "okcore"],
-        depends=["okcore/_simd.h", *map(str, sorted(HERE.glob("okcore/_simd_*.h")))],
-        define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")] + [("OKCORE_DEBUG", "1")] * DEBUG,
-        extra_compile_args=[*flags, "-fno-strict-aliasing", "-ffp-contract=fast"],
+extensions = []
+for path in sorted((HERE / "okcore").rglob("*.pyx")):
+    source = path.relative_to(HERE)
+    name = ".".join(source.with_suffix("").parts)
+    extensions.append(
+        Extension(
+            name,
+            [str(source)] + ["okcore/_simd/simd.c"] * (name == WITH_C_KERNELS),
+            include_dirs=[numpy.get_include(), str(C_KERNELS.relative_to(HERE))],
+            depends=[str(header.relative_to(HERE)) for header in sorted(C_KERNELS.glob("*.h"))],
+            define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")] + [("OKCORE_DEBUG", "1")] * DEBUG,
+            extra_compile_args=[*flags, "-fno-strict-aliasing", "-ffp-contract=fast"],
+        )
     )
-    for name in MODULES
-]
 setup(ext_modules=compile_to_c(extensions), cmdclass={"build_ext": BuildExtensions})

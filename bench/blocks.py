@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 import okcore
-from okcore._blocks import CANDIDATES
+from okcore._engine.block_length import CANDIDATES
 
 SWEEP = [  # estimator, cell, n, rank, update_every, lanes
     ("rtrl", "RNN", 32, 0, 1, 1),

@@ -26,13 +26,13 @@ _waits = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "2000"}
 if _waits.keys() & _os.environ.keys():
     _waits = {}
 _os.environ.update(_waits)
-from okcore import _engine  # noqa: F401
+from okcore._engine import engine  # noqa: F401
 
 for _name in _waits:
     del _os.environ[_name]
 
 from okcore import kron, tasks
-from okcore._carries import Carry
+from okcore._carries.base import Carry
 from okcore._config import show_config
 from okcore.cells import GRU, LSTM, RHN, RNN, Cell
 from okcore.estimators import KFRTRL, OK, RTRL, TBPTT, UORO, Estimator

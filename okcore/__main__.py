@@ -2,6 +2,6 @@
 
 import sys
 
-from okcore.cli import main
+from okcore.runs.command_line import main
 
 sys.exit(main())

@@ -9,7 +9,8 @@ import numpy as np
 import scipy
 from threadpoolctl import threadpool_info
 
-from okcore import _engine, _kernels
+from okcore import _kernels
+from okcore._engine import engine
 
 
 def config():
@@ -21,7 +22,7 @@ def config():
         "scipy": scipy.__version__,
         "machine": f"{platform.system()} {platform.machine()}",
         "processors": usable_processors(),
-        "build": _engine.build_flags(),
+        "build": engine.build_flags(),
         "instructions": _kernels.instructions(),
         "thread_pools": [
             {key: pool.get(key) for key in ("user_api", "internal_api", "version", "architecture", "num_threads")}

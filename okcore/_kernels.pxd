@@ -7,7 +7,7 @@ is `d` (k, G, n) for D (S, P), or `c` (k, k, n) for C (S, S).  All matrices are 
 
 from cython cimport floating
 
-cdef extern from "_simd.h" nogil:
+cdef extern from "simd.h" nogil:
     enum: PANEL_STRIDE "OKCORE_PANEL_STRIDE"
     enum: BLOCK_ROWS "OKCORE_BLOCK_ROWS"
     enum: PANEL_COLUMNS "OKCORE_PANEL_COLUMNS"
@@ -91,3 +91,9 @@ cdef double dot_in_double(Py_ssize_t size, const floating *x, const floating *y)
 cdef double sum_of_squares(Py_ssize_t size, const floating *x) noexcept nogil
 
 cdef bint all_finite(Py_ssize_t size, const floating *x) noexcept nogil
+
+# The step of a built-in cell, by its name in _simd/cells.h; NULL if there is none.
+ctypedef void (*pointwise_function "okcore_pointwise")(
+    Py_ssize_t lanes, Py_ssize_t n, void *pre, const void *state, void *state_next, void *d, void *c,
+) noexcept nogil
+cdef pointwise_function pointwise_step_of(const char *name, bint is_double) noexcept nogil

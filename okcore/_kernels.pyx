@@ -7,7 +7,7 @@ from okcore._blas cimport gemm as blas_gemm
 cdef enum:
     LINE = 16   # floats of a cache line
 
-cdef extern from "_simd.h" nogil:
+cdef extern from "simd.h" nogil:
     void okcore_sgram(int n, Py_ssize_t columns, const float *X, Py_ssize_t ld, double *panel, double *gram)
     void okcore_dgram(int n, Py_ssize_t columns, const double *X, Py_ssize_t ld, double *panel, double *gram)
     void okcore_sproduct(
@@ -34,6 +34,7 @@ cdef extern from "_simd.h" nogil:
     void okcore_dgrid_times(Py_ssize_t k, Py_ssize_t G, Py_ssize_t n, const double *grid, const double *W, double *M)
     int okcore_sfinite(Py_ssize_t size, const float *x)
     int okcore_dfinite(Py_ssize_t size, const double *x)
+    pointwise_function okcore_cell(const char *name, int is_double)
     int okcore_vectorised()
     const char *okcore_instructions()
 
@@ -295,3 +296,7 @@ cdef bint all_finite(Py_ssize_t size, const floating *x) noexcept nogil:
         return okcore_sfinite(size, x)
     else:
         return okcore_dfinite(size, x)
+
+
+cdef pointwise_function pointwise_step_of(const char *name, bint is_double) noexcept nogil:
+    return okcore_cell(name, is_double)

@@ -5,7 +5,7 @@ from cython cimport floating
 import numpy as np
 
 from okcore._kernels cimport PANEL_STRIDE, gemm, gram_matrix
-from okcore._reduction cimport Outcome, mix_terms, reduce_terms, scratch_bytes, scratch_doubles
+from okcore._carries.reduction cimport Outcome, mix_terms, reduce_terms, scratch_bytes, scratch_doubles
 
 
 def contract(const floating[::1] v, const floating[:, ::1] u, const floating[:, :, ::1] A, floating[:, ::1] out):

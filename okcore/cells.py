@@ -3,7 +3,7 @@
 import numpy as np
 
 from okcore import _validation
-from okcore._cells import CellKernel
+from okcore._engine.cell_kernel import CellKernel
 from okcore._random import as_generator
 
 

@@ -5,13 +5,13 @@ import inspect
 import numpy as np
 
 from okcore import _validation
-from okcore._blocks import choose_block
-from okcore._carries import Carry, NoCarry
-from okcore._engine import Engine
-from okcore._exact_carry import ExactCarry
-from okcore._kronecker_carries import OptimalKroneckerSumCarry, RandomSignCarry
+from okcore._engine.block_length import choose_block
+from okcore._carries.base import Carry, NoCarry
+from okcore._engine.engine import Engine
+from okcore._carries.exact import ExactCarry
+from okcore._carries.kronecker import OptimalKroneckerSumCarry, RandomSignCarry
 from okcore._random import get_states, lane_generators, set_states
-from okcore._rank_one_carry import RankOneCarry
+from okcore._carries.rank_one import RankOneCarry
 from okcore.cells import Cell
 
 SHARED = """

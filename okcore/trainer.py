@@ -7,11 +7,12 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from okcore import _validation, checkpoint
+from okcore import _validation
 from okcore.cells import Cell
 from okcore.estimators import TBPTT, Estimator
 from okcore.optimizers import Optimizer
 from okcore.readouts import Readout
+from okcore.runs import checkpoint
 
 
 class OnlineTrainer:

@@ -11,7 +11,7 @@ import pytest
 import okcore
 
 ROOT = Path(__file__).parent.parent
-MODULES = [f"okcore.{module.name}" for module in pkgutil.iter_modules(okcore.__path__) if module.name != "__main__"]
+MODULES = [module.name for module in pkgutil.walk_packages(okcore.__path__, "okcore.") if module.name != "okcore.__main__"]
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import okcore
-from okcore import checkpoint, tasks
+from okcore import tasks
+from okcore.runs import checkpoint
 
 B, V, N, T = 2, 3, 4, 5  # lanes, inputs, hidden units, steps of run
 OTHER = {np.float32: np.float64, np.float64: np.float32}

@@ -30,7 +30,7 @@ def test_show_config():
 
 
 def test_only_one_module_cimports_scipy():
-    users = [path.name for path in (ROOT / "okcore").glob("*.py[xd]") if "scipy" in path.read_text()]
+    users = [path.name for path in (ROOT / "okcore").rglob("*.py[xd]") if "scipy" in path.read_text()]
     assert users == ["_blas.pyx"]
 
 
@@ -49,10 +49,10 @@ def test_source_archive_holds_all_sources_and_needs_no_git(tmp_path):
     assert done.returncode == 0, done.stderr
     with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
         names = {re.sub(r"^[^/]+/", "", name) for name in archive.getnames()}
-    package = ("okcore/**/*.py", "okcore/*.py[xd]", "okcore/*.h", "okcore/_simd.c")
-    patterns = (*package, "tests/*.py", "tests/*.c", "examples/*.py", "docs/*.*")
+    package = ("okcore/**/*.py", "okcore/**/*.py[xd]", "okcore/**/*.h", "okcore/_simd/simd.c")
+    patterns = (*package, "tests/*.py", "tests/*.c", "examples/*.py", "docs/**/*.*")
     sources = {str(path.relative_to(ROOT)) for pattern in patterns for path in ROOT.glob(pattern)}
     assert sources <= names, sources - names
     assert {"setup.py", "pyproject.toml", "README.md", "LICENSE", "Makefile"} <= names
-    built = re.compile(r".*\.(so|pxi)|okcore/.*(?<!_simd)\.c")
+    built = re.compile(r".*\.(so|pxi)|okcore/.*(?<!/simd)\.c")
     assert not [name for name in names if built.fullmatch(name)]

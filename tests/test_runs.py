@@ -15,13 +15,14 @@ import warnings
 import numpy as np
 import pytest
 
-from okcore import checkpoint, cli
+from okcore.runs import checkpoint
+from okcore.runs import command_line as cli
 
 ESTIMATORS = ["ok", "rtrl", "kf-rtrl", "uoro", "tbptt"]
 SMALL = "--hidden 6 --batch 3 --rank 2 --block 4 --threads 1 --log-every 5".split()
 MEASURED = {"copy": "copy_length", "text": "valid_bpc"}
 # python -m okcore, with a checkpoint every so many seconds
-SAVING = "import sys; from okcore import cli, runs; runs.SAVE_SECONDS = {}; sys.exit(cli.main())"
+SAVING = "import sys; from okcore.runs import command_line as cli, run; run.SAVE_SECONDS = {}; sys.exit(cli.main())"
 
 
 def command(*arguments, save_seconds=None):

@@ -5,7 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from okcore import checkpoint, tasks
+from okcore import tasks
+from okcore.runs import checkpoint
 
 START, BLANK = 2, 3
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import okcore
-from okcore import checkpoint, tasks
+from okcore import tasks
+from okcore.runs import checkpoint
 
 B, N, OUT = 3, 5, 4  # lanes, hidden units, outputs
 CELLS = [okcore.RNN, okcore.RHN, okcore.LSTM, okcore.GRU]

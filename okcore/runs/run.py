@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from okcore import _config, _validation, checkpoint, tasks
+from okcore import _config, _validation, tasks
 from okcore.cells import CELLS
 from okcore.estimators import ESTIMATORS
 from okcore.optimizers import OPTIMIZERS
 from okcore.readouts import SoftmaxReadout
+from okcore.runs import checkpoint
 from okcore.trainer import OnlineTrainer
 
 LOG_LINES = 200        # metrics lines over a whole run

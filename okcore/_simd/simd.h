@@ -49,17 +49,10 @@ void okcore_dtimes_grid(ptrdiff_t rows, ptrdiff_t k, ptrdiff_t G, ptrdiff_t n, c
 void okcore_sgrid_times(ptrdiff_t k, ptrdiff_t G, ptrdiff_t n, const float *grid, const float *W, float *M);
 void okcore_dgrid_times(ptrdiff_t k, ptrdiff_t G, ptrdiff_t n, const double *grid, const double *W, double *M);
 
-/* A step of each built-in cell; shapes in _simd_cells.h. */
-#define OKCORE_CELL(name)                                                                                              \
-    void okcore_s##name(ptrdiff_t lanes, ptrdiff_t n, float *pre, const float *state, float *state_next, float *d,     \
-                        float *c);                                                                                     \
-    void okcore_d##name(ptrdiff_t lanes, ptrdiff_t n, double *pre, const double *state, double *state_next, double *d, \
-                        double *c);
-OKCORE_CELL(rnn)
-OKCORE_CELL(rhn)
-OKCORE_CELL(lstm)
-OKCORE_CELL(gru)
-#undef OKCORE_CELL
+/* The pointwise step of a built-in cell (cells.h): the float one or the double one, or NULL if there is none of that name.
+   pre (lanes, q, G, n) is overwritten; state, state_next (lanes, k, n); d (lanes, q, k, G, n); c (lanes, k, k, n). */
+typedef void (*okcore_pointwise)(ptrdiff_t lanes, ptrdiff_t n, void *pre, const void *state, void *state_next, void *d, void *c);
+okcore_pointwise okcore_cell(const char *name, int is_double);
 
 /* Is no entry Inf or NaN? */
 int okcore_sfinite(ptrdiff_t size, const float *x);

@@ -33,16 +33,14 @@ void PUBLIC(grid_times)(ptrdiff_t k, ptrdiff_t G, ptrdiff_t n, const REAL *grid,
     DISPATCH(grid_times, k, G, n, grid, W, M)
 }
 
-#define PUBLIC_CELL(name)                                                                                              \
-    void PUBLIC(name)(ptrdiff_t lanes, ptrdiff_t n, REAL *pre, const REAL *state, REAL *state_next, REAL *d, REAL *c)  \
+#define STEP(name)                                                                                                     \
+    static void JOIN(step_, FIRST, name, )(ptrdiff_t lanes, ptrdiff_t n, void *pre, const void *state, void *state_next, \
+                                           void *d, void *c)                                                           \
     {                                                                                                                  \
         DISPATCH(name, lanes, n, pre, state, state_next, d, c)                                                         \
     }
-PUBLIC_CELL(rnn)
-PUBLIC_CELL(rhn)
-PUBLIC_CELL(lstm)
-PUBLIC_CELL(gru)
-#undef PUBLIC_CELL
+EACH_CELL(STEP)
+#undef STEP
 
 int PUBLIC(finite)(ptrdiff_t size, const REAL *x)
 {

@@ -7,13 +7,13 @@ from libc.string cimport memcpy, memset
 
 import numpy as np
 
-from okcore._memory import aligned_zeros
+from okcore._engine.memory import aligned_zeros
 
-from okcore._address cimport address
-from okcore._carries cimport Carry, threads_of
-from okcore._cells cimport CellKernel
+from okcore._engine.address cimport address
+from okcore._carries.base cimport Carry, threads_of
+from okcore._engine.cell_kernel cimport CellKernel
 from okcore._kernels cimport PANEL_STRIDE, gemm, gram_matrix, parts_that_pay, sum_of_squares, transposed_gemm
-from okcore._reduction cimport Outcome, mix_terms, reduce_terms, scratch_bytes, scratch_doubles
+from okcore._carries.reduction cimport Outcome, mix_terms, reduce_terms, scratch_bytes, scratch_doubles
 
 cdef enum:
     NOT_FINITE = -1

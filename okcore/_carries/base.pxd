@@ -1,6 +1,6 @@
 """The carry: what an algorithm keeps of all that came before the open block. One class per algorithm."""
 
-from okcore._cells cimport CellKernel
+from okcore._engine.cell_kernel cimport CellKernel
 
 
 # The threads to use of n: 1 in a forked child, whose parent's OpenMP threads are not there.

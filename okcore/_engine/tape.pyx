@@ -4,10 +4,10 @@ from libc.string cimport memcmp, memcpy, memset
 
 import numpy as np
 
-from okcore._memory import aligned_zeros
+from okcore._engine.memory import aligned_zeros
 
-from okcore._address cimport address
-from okcore._cells cimport CellKernel
+from okcore._engine.address cimport address
+from okcore._engine.cell_kernel cimport CellKernel
 from okcore._kernels cimport (
     BLOCK_ROWS,
     all_finite,

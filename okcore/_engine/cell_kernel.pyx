@@ -2,12 +2,10 @@
 
 import numpy as np
 
-from okcore import _memory
-from okcore._memory import aligned_zeros
+from okcore._engine import memory as _memory
+from okcore._engine.memory import aligned_zeros
 
-cdef extern from "_simd.h" nogil:
-    pointwise_float okcore_srnn, okcore_srhn, okcore_slstm, okcore_sgru
-    pointwise_double okcore_drnn, okcore_drhn, okcore_dlstm, okcore_dgru
+from okcore._kernels cimport pointwise_step_of
 
 
 cdef class CellKernel:
@@ -27,16 +25,10 @@ cdef class CellKernel:
         self._theta = aligned_zeros((self.n_rows, self.n_columns), self.dtype)
         self.theta_data = <void *> <size_t> self._theta.ctypes.data
         self.compiled = kernel is not None
-        if kernel == "rnn":
-            self.step_float, self.step_double = okcore_srnn, okcore_drnn
-        elif kernel == "rhn":
-            self.step_float, self.step_double = okcore_srhn, okcore_drhn
-        elif kernel == "lstm":
-            self.step_float, self.step_double = okcore_slstm, okcore_dlstm
-        elif kernel == "gru":
-            self.step_float, self.step_double = okcore_sgru, okcore_dgru
-        elif kernel is not None:
-            raise ValueError(f"kernel must be 'rnn', 'rhn', 'lstm', 'gru' or None, got {kernel!r}")
+        if kernel is not None:
+            self.pointwise_step = pointwise_step_of(kernel.encode(), not self.single)
+            if self.pointwise_step == NULL:
+                raise ValueError(f"kernel must be the name of a step in _simd/cells.h, got {kernel!r}")
 
     cdef int step_lanes(
         self, int lanes, void *pre, void *state, void *state_next, void *d, void *c,
@@ -44,12 +36,7 @@ cdef class CellKernel:
         if not self.compiled:
             with gil:
                 return step_in_python(self, lanes, pre, state, state_next, d, c)
-        if self.single:
-            self.step_float(lanes, self.n_hidden, <float *> pre, <float *> state, <float *> state_next,
-                            <float *> d, <float *> c)
-        else:
-            self.step_double(lanes, self.n_hidden, <double *> pre, <double *> state, <double *> state_next,
-                             <double *> d, <double *> c)
+        self.pointwise_step(lanes, self.n_hidden, pre, state, state_next, d, c)
         return 0
 
 

@@ -10,12 +10,12 @@
 #define LN2_LOW -2.12194440E-4f
 #define EXPONENT_BIAS 127
 #define MANTISSA_BITS 23
-#include "_simd_types.h"
-#include "_simd_gram.h"
-#include "_simd_products.h"
-#include "_simd_diagonals.h"
-#include "_simd_pointwise.h"
-#include "_simd_cells.h"
+#include "vectors.h"
+#include "gram.h"
+#include "gemm.h"
+#include "diagonals.h"
+#include "elementwise.h"
+#include "cells.h"
 #undef REAL
 #undef FIRST
 #undef REAL_IS_FLOAT
@@ -37,12 +37,12 @@
 #define LN2_LOW 1.42860682030941723212E-6
 #define EXPONENT_BIAS 1023
 #define MANTISSA_BITS 52
-#include "_simd_types.h"
-#include "_simd_gram.h"
-#include "_simd_products.h"
-#include "_simd_diagonals.h"
-#include "_simd_pointwise.h"
-#include "_simd_cells.h"
+#include "vectors.h"
+#include "gram.h"
+#include "gemm.h"
+#include "diagonals.h"
+#include "elementwise.h"
+#include "cells.h"
 #undef REAL
 #undef FIRST
 #undef REAL_IS_FLOAT

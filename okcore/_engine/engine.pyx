@@ -19,13 +19,13 @@ import os
 import numpy as np
 
 from okcore import _validation
-from okcore._memory import aligned_zeros
+from okcore._engine.memory import aligned_zeros
 
-from okcore._address cimport address
-from okcore._carries cimport Carry, threads_of
-from okcore._cells cimport CellKernel
+from okcore._engine.address cimport address
+from okcore._carries.base cimport Carry, threads_of
+from okcore._engine.cell_kernel cimport CellKernel
 from okcore._kernels cimport all_finite
-from okcore._tape cimport Tape
+from okcore._engine.tape cimport Tape
 
 cnp.import_array()
 

@@ -6,10 +6,11 @@ import sys
 import warnings
 from pathlib import Path
 
-from okcore import __version__, _config, runs
+from okcore import __version__, _config
 from okcore.cells import CELLS
 from okcore.estimators import ESTIMATORS
 from okcore.optimizers import OPTIMIZERS
+from okcore.runs import run as runs
 
 DESCRIPTION = """\
 Train recurrent networks online with untruncated gradients, on a CPU.

@@ -9,10 +9,10 @@ import os
 
 import numpy as np
 
-from okcore import _memory
+from okcore._engine import memory as _memory
 from okcore._validation import as_int
 
-from okcore._cells cimport CellKernel
+from okcore._engine.cell_kernel cimport CellKernel
 
 
 cdef bint forked = False

@@ -6,6 +6,10 @@
        c[a, b, i]    = d s[a, i] / d s'[b, i], pre held  (the part of the state Jacobian beside D* W_h E_h)
    pre (lanes, q, G, n) is overwritten; state, state_next (lanes, k, n); d (lanes, q, k, G, n); c (lanes, k, k, n). */
 
+#ifndef EACH_CELL
+#define EACH_CELL(X) X(rnn) X(rhn) X(lstm) X(gru)
+#endif
+
 #define CELL(name)                                                                                                     \
     TARGET static void LOCAL(name)(ptrdiff_t lanes, ptrdiff_t n, REAL *restrict pre, const REAL *restrict state,       \
                                    REAL *restrict state_next, REAL *restrict d, REAL *restrict c)

@@ -6,11 +6,11 @@ from libc.string cimport memcpy, memset
 
 import numpy as np
 
-from okcore._memory import aligned_zeros
+from okcore._engine.memory import aligned_zeros
 
-from okcore._address cimport address
-from okcore._carries cimport Carry, threads_of
-from okcore._cells cimport CellKernel
+from okcore._engine.address cimport address
+from okcore._carries.base cimport Carry, threads_of
+from okcore._engine.cell_kernel cimport CellKernel
 from okcore._kernels cimport all_finite, gemm, gemm_by_columns, parts_that_pay, transposed_gemm
 
 

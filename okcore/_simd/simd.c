@@ -1,10 +1,10 @@
-/* One body for every instruction set: _simd_body.h, included once for each with another vector width. */
+/* One body for every instruction set: body.h, included once for each with another vector width. */
 
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "_simd.h"
+#include "simd.h"
 
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
 #define OKCORE_X86 1
@@ -25,7 +25,7 @@
 #define SUFFIX baseline
 #define GRAM_COLUMNS 2
 #define ROWS 4
-#include "_simd_body.h"
+#include "body.h"
 
 #if OKCORE_X86
 #define BYTES 32
@@ -33,14 +33,14 @@
 #define SUFFIX avx2
 #define GRAM_COLUMNS 2
 #define ROWS 4
-#include "_simd_body.h"
+#include "body.h"
 
 #define BYTES 64
 #define TARGET __attribute__((target("avx512f,avx512dq,avx512vl,avx512bw,fma,avx2")))
 #define SUFFIX avx512
 #define GRAM_COLUMNS 4
 #define ROWS 8
-#include "_simd_body.h"
+#include "body.h"
 
 static int level(void)
 {
@@ -76,13 +76,23 @@ static int level(void) { return 0; }
 
 #define REAL float
 #define FIRST s
-#include "_simd_public.h"
+#include "public.h"
 #undef REAL
 #undef FIRST
 
 #define REAL double
 #define FIRST d
-#include "_simd_public.h"
+#include "public.h"
+
+okcore_pointwise okcore_cell(const char *name, int is_double)
+{
+#define NAMED(cell)                                                                                                    \
+    if (strcmp(name, #cell) == 0)                                                                                      \
+        return is_double ? step_d##cell : step_s##cell;
+    EACH_CELL(NAMED)
+#undef NAMED
+    return NULL;
+}
 
 int okcore_vectorised(void)
 {

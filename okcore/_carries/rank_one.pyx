@@ -4,11 +4,11 @@ from cython cimport floating
 from libc.math cimport isfinite, sqrt
 from libc.string cimport memset
 
-from okcore._memory import aligned_zeros
+from okcore._engine.memory import aligned_zeros
 
-from okcore._address cimport address
-from okcore._carries cimport Carry
-from okcore._cells cimport CellKernel
+from okcore._engine.address cimport address
+from okcore._carries.base cimport Carry
+from okcore._engine.cell_kernel cimport CellKernel
 from okcore._kernels cimport dot_in_double, gemm, sum_of_squares
 
 

@@ -1,6 +1,6 @@
 """The tape: the steps of the open block, exactly, in front of whatever the carry makes of all before them."""
 
-from okcore._cells cimport CellKernel
+from okcore._engine.cell_kernel cimport CellKernel
 
 
 cdef class Tape:

@@ -1,0 +1,1 @@
+"""The engine: steps, blocks, resets and credits, for any cell and any carry."""

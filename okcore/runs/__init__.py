@@ -1,0 +1,1 @@
+"""Runs: training in a folder, with options, checkpoints and a command line."""
