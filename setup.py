@@ -72,21 +72,23 @@ def compile_to_c(extensions):
     """Run Cython; a warning or a performance hint (an exception check in a nogil call, say) fails the build."""
     Options.warning_errors = True
     messages = io.StringIO()
-    with contextlib.redirect_stderr(messages):
-        compiled = cythonize(
-            extensions,
-            language_level=3,
-            force=DEBUG,
-            compiler_directives={
-                "boundscheck": DEBUG,
-                "initializedcheck": DEBUG,
-                "overflowcheck": DEBUG,
-                "wraparound": False,
-                "cdivision": True,
-                "embedsignature": True,
-            },
-        )
-    print(messages.getvalue(), file=sys.stderr, end="")
+    try:
+        with contextlib.redirect_stderr(messages):
+            compiled = cythonize(
+                extensions,
+                language_level=3,
+                force=DEBUG,
+                compiler_directives={
+                    "boundscheck": DEBUG,
+                    "initializedcheck": DEBUG,
+                    "overflowcheck": DEBUG,
+                    "wraparound": False,
+                    "cdivision": True,
+                    "embedsignature": True,
+                },
+            )
+    finally:
+        print(messages.getvalue(), file=sys.stderr, end="")
     if "performance hint" in messages.getvalue() and not DEBUG:  # bounds checks are what a debug build is for
         for extension in compiled:
             Path(extension.sources[0]).unlink()

@@ -88,7 +88,7 @@ def sweep(algorithm, cell_name, n, rank, every, lanes, rounds=5, at_least=0.03):
         return okcore.OK(cell, rank, K, batch_size=lanes, rng=0, update_every=every)
 
     auto = make("auto").block
-    longest = cell.n_columns // cell.n_terms if algorithm == "rtrl" else 128
+    longest = cell.theta.shape[1] // cell.n_terms if algorithm == "rtrl" else 128
     # Far below the best the textbook's n^4 would take the night.
     blocks = [K for K in CANDIDATES if K <= max(1, longest) and K >= (auto / 8 if algorithm == "rtrl" else 1)]
     times = {K: [] for K in blocks}

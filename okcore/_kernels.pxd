@@ -92,8 +92,25 @@ cdef double sum_of_squares(Py_ssize_t size, const floating *x) noexcept nogil
 
 cdef bint all_finite(Py_ssize_t size, const floating *x) noexcept nogil
 
-# The step of a built-in cell, by its name in _simd/cells.h; NULL if there is none.
+# A test for Inf and NaN of one dtype
+ctypedef bint (*finite_function)(Py_ssize_t size, const void *x) noexcept nogil
+cdef finite_function finite_function_for(bint single) noexcept nogil
+
+# u' (rank, m) = mix_u^T u and A' (rank, size) = mix_A^T A for u (N, m), A (N, size) and mix_u, mix_A (N, r);
+# casts (2 N r of the dtype) is scratch.
+cdef void mix_terms(
+    int N, int r, int rank, int m, Py_ssize_t size, const double *mix_u, const double *mix_A, floating *casts,
+    const floating *u, const floating *A, floating *u_new, floating *A_new, int threads,
+) noexcept nogil
+
+# rows_i (P,) = v (S,) A_i (S, P) for N factors, each read once
+cdef void contract_factors(int N, int S, int P, const floating *v, const floating *A, floating *rows) noexcept nogil
+
+# The pointwise step of a built-in cell, by its name in _simd/cells.h; NULL if there is none.
 ctypedef void (*pointwise_function "okcore_pointwise")(
     Py_ssize_t lanes, Py_ssize_t n, void *pre, const void *state, void *state_next, void *d, void *c,
 ) noexcept nogil
-cdef pointwise_function pointwise_step_of(const char *name, bint is_double) noexcept nogil
+cdef pointwise_function pointwise_step(const char *name, bint single) noexcept nogil
+
+# The threads to use of n: 1 in a forked child, whose parent's OpenMP threads are not there
+cdef int threads_of(int n) noexcept nogil

@@ -2,6 +2,10 @@ from cython cimport floating
 from cython.parallel cimport prange
 from libc.string cimport memcpy, memset
 
+import os
+
+import numpy as np
+
 from okcore._blas cimport gemm as blas_gemm
 
 cdef enum:
@@ -298,5 +302,70 @@ cdef bint all_finite(Py_ssize_t size, const floating *x) noexcept nogil:
         return okcore_dfinite(size, x)
 
 
-cdef pointwise_function pointwise_step_of(const char *name, bint is_double) noexcept nogil:
-    return okcore_cell(name, is_double)
+cdef finite_function finite_function_for(bint single) noexcept nogil:
+    return <finite_function> all_finite[float] if single else <finite_function> all_finite[double]
+
+
+cdef void mix_terms(
+    int N, int r, int rank, int m, Py_ssize_t size, const double *mix_u, const double *mix_A, floating *casts,
+    const floating *u, const floating *A, floating *u_new, floating *A_new, int threads,
+) noexcept nogil:
+    # (rank, N)(N, S P): 2 rank N S P flops, one pass over the factors
+    cdef int i
+    cdef floating *cast_u = casts
+    cdef floating *cast_A = casts + N * r
+    if rank == 0:
+        return
+    for i in range(N * r):
+        cast_u[i] = <floating> mix_u[i]
+        cast_A[i] = <floating> mix_A[i]
+    gemm[floating](True, False, rank, m, N, 1, cast_u, r, u, m, 0, u_new, m)
+    gemm_by_columns[floating](True, rank, <int> size, N, 1, cast_A, r, A, <int> size, 0, A_new, <int> size, threads)
+
+
+cdef void contract_factors(int N, int S, int P, const floating *v, const floating *A, floating *rows) noexcept nogil:
+    cdef int i
+    for i in range(N):
+        gemm[floating](False, False, 1, P, S, 1, v, S, A + i * (<Py_ssize_t> S * P), P, 0, rows + <Py_ssize_t> i * P, P)
+
+
+cdef pointwise_function pointwise_step(const char *name, bint single) noexcept nogil:
+    return okcore_cell(name, not single)
+
+
+# ---- on whole arrays, for okcore.kron --------------------------------------------------------------------------------
+
+
+def contract(const floating[::1] v, const floating[:, ::1] u, const floating[:, :, ::1] A, floating[:, ::1] out):
+    """out (P, m) = sum_i (v A_i)^T u_i."""
+    cdef int N = A.shape[0], S = A.shape[1], P = A.shape[2], m = u.shape[1]
+    cdef floating[:, ::1] rows = np.zeros((N, P), np.asarray(out).dtype)
+    with nogil:
+        contract_factors[floating](N, S, P, &v[0], &A[0, 0, 0], &rows[0, 0])
+        gemm[floating](True, False, P, m, N, 1, &rows[0, 0], P, &u[0, 0], m, 0, &out[0, 0], m)
+
+
+def left_multiply(const floating[:, ::1] H, const floating[:, :, ::1] A, floating[:, :, ::1] out):
+    """out_i = H A_i."""
+    cdef int N = A.shape[0], S = A.shape[1], P = A.shape[2], rows = H.shape[0], i
+    with nogil:
+        for i in range(N):
+            gemm[floating](False, False, rows, P, S, 1, &H[0, 0], S, &A[i, 0, 0], P, 0, &out[i, 0, 0], P)
+
+
+# ---- threads ---------------------------------------------------------------------------------------------------------
+
+cdef bint forked = False
+
+
+def _note_fork():
+    global forked
+    forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
+
+
+cdef int threads_of(int n) noexcept nogil:
+    return 1 if forked else n

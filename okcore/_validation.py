@@ -155,11 +155,12 @@ def raise_not_finite(name, array):
     raise ValueError(f"{name} must be finite, got {array[where]} at {where}")
 
 
-def raise_bad_out(out, shape, dtype):
+def check_output(out, shape, dtype):
     """Raise for an `out` that cannot be written to."""
     wanted = f"a writeable C-contiguous {dtype} array of shape {shape}"
     if not isinstance(out, np.ndarray) or out.dtype != dtype:
         raise TypeError(f"out must be {wanted}, got {describe(out)}")
     if out.shape != shape:
         raise ValueError(f"out must be {wanted}, got shape {out.shape}")
-    raise ValueError(f"out must be {wanted}, got one that is read-only, strided or not aligned")
+    if not out.flags.carray:
+        raise ValueError(f"out must be {wanted}, got one that is read-only, strided or not aligned")

@@ -5,13 +5,14 @@ import inspect
 import numpy as np
 
 from okcore import _validation
-from okcore._engine.block_length import choose_block
-from okcore._carries.base import Carry, NoCarry
-from okcore._engine.engine import Engine
+from okcore._carries.base import Carry
 from okcore._carries.exact import ExactCarry
 from okcore._carries.kronecker import OptimalKroneckerSumCarry, RandomSignCarry
-from okcore._random import get_states, lane_generators, set_states
+from okcore._carries.no_carry import NoCarry
 from okcore._carries.rank_one import RankOneCarry
+from okcore._engine.block_length import choose_block
+from okcore._engine.engine import Engine
+from okcore._random import get_states, lane_generators, set_states
 from okcore.cells import Cell
 
 SHARED = """
@@ -52,17 +53,17 @@ class Estimator(Engine):
         block = _validation.as_int("block", block, 1)
         n_threads = _validation.as_int("n_threads", n_threads, 1)
         self.update_every = _validation.as_int("update_every", update_every, 1)
-        super().__init__(cell, carry, block, lane_generators(rng, carry.batch_size), n_threads)
+        super().__init__(cell, carry, block, tuple(lane_generators(rng, carry.batch_size)), n_threads)
 
     @property
     def state(self):
         """State of every lane, (B, S): a copy.  Setting it leaves the influence as it is."""
-        return self.buffers["state"].copy()
+        return self._buffers["state"].copy()
 
     @state.setter
     def state(self, value):
         shape = (self.batch_size, self.cell.state_size)
-        self.buffers["state"][...] = _validation.as_floats("state", value, shape, self.cell.dtype, finite=True)
+        self._buffers["state"][...] = _validation.as_floats("state", value, shape, self.cell.dtype, finite=True)
 
     @property
     def stats(self):
@@ -80,38 +81,11 @@ class Estimator(Engine):
         The open block is included, so ``gradient(dh)`` is the sum over lanes of ``[dh, 0] @ J``.  Plain NumPy,
         for study and tests: n times the memory of exact RTRL's step.
         """
-        B, S, P, m = self.batch_size, self.cell.state_size, self.cell.n_rows, self.cell.n_columns
-        tape, open_steps = self.tape.arrays, self.tape.open_steps
-        J = np.empty((B, S, P, m), self.cell.dtype)
-        for lane in range(B):
-            J[lane] = self.carry.dense(lane)
-            for tau in range(open_steps):
-                if tape["cut"][tau, lane]:
-                    J[lane] = 0
-                H, D = self._jacobians(tau, lane)
-                J[lane] = np.tensordot(H, J[lane], 1)
-                for D_j, u_j in zip(D, tape["u_hat"][tau, lane], strict=True):
-                    J[lane] += D_j[:, :, None] * u_j
-            if tape["cut"][open_steps, lane]:
-                J[lane] = 0
+        J = np.stack([self.tape.extend_influence(lane, self.carry.dense(lane)) for lane in range(self.batch_size)])
+        for lane in range(self.batch_size):
             if not np.isfinite(J[lane]).all():
                 raise FloatingPointError(f"the influence of lane {lane} is not finite at step {self.steps}")
         return J
-
-    def _jacobians(self, tau, lane):
-        """Return H (S, S) and D (q, S, P) of a step on the tape."""
-        n, k, G, q = self.cell.n_hidden, self.cell.n_state_blocks, self.cell.n_gates, self.cell.n_terms
-        unit = np.arange(n)
-        D = np.zeros((q, k, n, G, n), self.cell.dtype)
-        tape = self.tape.arrays
-        D[:, :, unit, :, unit] = np.moveaxis(tape["d"][tau, lane], -1, 0)
-        D = D.reshape(q, k * n, G * n)
-        H = np.zeros((k, n, k, n), self.cell.dtype)
-        H[:, unit, :, unit] = np.moveaxis(tape["c"][tau, lane], -1, 0)
-        H = H.reshape(k * n, k * n)
-        if tape["w"].size:  # a horizon of 1 never looks back through W_h
-            H[:, :n] += D[-1] @ tape["w"][tape["w_slot"][tau]]
-        return H, D
 
     def _config(self):
         """Return the constructor's arguments, cell and rng apart."""
@@ -136,20 +110,11 @@ class Estimator(Engine):
 
     def state_dict(self):
         """Return everything a bitwise resume needs, theta apart: arrays and plain scalars, all of them copies."""
-        tape, j = self.tape.arrays, self.tape.open_steps
-        slots, first, renamed = np.unique(tape["w_slot"][:j], return_index=True, return_inverse=True)
-        order = np.argsort(first)  # snapshots by first use
-        rank_of = np.argsort(order)
-        keeps_w = tape["w"].shape[0] > 0
         return {
             **self._identity(),
-            "steps": self.steps, "open_steps": j, "credited": bool(self.tape.credited),
-            "state": self.state,
-            "u_hat": tape["u_hat"][:j].copy(), "d": tape["d"][:j].copy(), "c": tape["c"][:j].copy(),
-            "w": tape["w"][slots[order]] if keeps_w else tape["w"].copy(),
-            "w_slot": (rank_of[renamed] if keeps_w and j else tape["w_slot"][:j]).astype(np.intc),
-            "cut": tape["cut"][: j + 1].copy(), "credit": tape["credit"][:j].copy(),
-            "pending": self.buffers["pending"].copy(),
+            "steps": self.steps,
+            **{name: buffer.copy() for name, buffer in self._buffers.items()},
+            **self.tape.state_dict(),
             "rng": get_states(self.generators),
             **{f"carry.{name}": array.copy() for name, array in self.carry.arrays.items()},
         }
@@ -169,38 +134,23 @@ class Estimator(Engine):
             if np.ndim(got) != 0 or got != expected:
                 raise ValueError(f"state is of another estimator: {name} must be {expected!r}, got {got!r}")
         _validation.as_dict("state", state, template)
-        j = _validation.as_int("open_steps", state["open_steps"], 0)
-        if j > self.block:
-            raise ValueError(f"open_steps must be at most {self.block}, got {j}")
-        snapshots = len(state["w"]) if np.ndim(state["w"]) == 3 else 0
-        if snapshots > j or (j and self.tape.arrays["w"].size and snapshots == 0):
-            raise ValueError(f"w must hold from 1 to {j} snapshots, got {snapshots}")
-        lengths = {"u_hat": j, "d": j, "c": j, "w_slot": j, "credit": j, "cut": j + 1, "w": snapshots}
-        arrays = {}
-        for name, expected in template.items():
-            if isinstance(expected, np.ndarray):
-                shape = (lengths[name], *expected.shape[1:]) if name in lengths else expected.shape
-                finite = expected.dtype.kind == "f"
-                arrays[name] = _validation.as_floats(name, state[name], shape, expected.dtype, finite=finite)
-        if arrays["w_slot"].size and not (arrays["w_slot"].min() >= 0 and arrays["w_slot"].max() < max(1, snapshots)):
-            raise ValueError(f"w_slot must be from 0 to {snapshots - 1}, got {arrays['w_slot']}")
-        for name, blocks in self.cell._always_zero:
-            if arrays[name][blocks].any():
-                raise ValueError(f"{name} is no tape of {type(self.cell).__name__}: what is always zero is not")
         steps = _validation.as_int("steps", state["steps"], 0, 2**63 - 1)
-        if not isinstance(state["credited"], (bool, np.bool_)):
-            raise TypeError(f"credited must be a bool, got {_validation.describe(state['credited'])}")
+        tape = self.tape.checked_state(state)
+        arrays = {
+            name: _validation.as_floats(
+                name, state[name], expected.shape, expected.dtype, finite=expected.dtype.kind == "f"
+            )
+            for name, expected in template.items()
+            if name in self._buffers or name == "rng" or name.startswith("carry.")
+        }
         self.carry.check_arrays({name: arrays[f"carry.{name}"] for name in self.carry.arrays})
 
-        for name, buffer in (self.buffers | self.tape.arrays).items():
-            if name in ("cut", "credit"):  # what lies behind the open steps is read as zero
-                buffer[...] = 0
-            buffer[: len(arrays[name])] = arrays[name]
+        self.tape.restore(tape)
+        for name, buffer in self._buffers.items():
+            buffer[...] = arrays[name]
         for name, array in self.carry.arrays.items():
             array[...] = arrays[f"carry.{name}"]
         set_states(self.generators, arrays["rng"])
-        last_slot = int(arrays["w_slot"][-1]) if j and snapshots else -1
-        self.tape.restore(j, state["credited"], last_slot)
         self._restore(steps)
 
     def __repr__(self):

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from okcore import _kron, _validation
+from okcore import _kernels, _validation
+from okcore._carries import reduction
 from okcore._random import as_generator
 
 __all__ = ["contract", "left_multiply", "reduce", "to_dense"]
@@ -82,7 +83,7 @@ def contract(v, u, A):
     u, A = _terms(u, A)
     v = _validation.as_floats("v", v, A.shape[1:2], A.dtype, finite=True)
     out = np.empty((A.shape[2], u.shape[1]), A.dtype)
-    _kron.contract(v, u, A, out)
+    _kernels.contract(v, u, A, out)
     return _finite("contract", out)
 
 
@@ -108,7 +109,7 @@ def left_multiply(H, A):
         raise ValueError(f"H must have shape (T, {A.shape[1]}), got {H.shape}")
     H = _validation.as_floats("H", H, (H.shape[0], A.shape[1]), A.dtype, finite=True)
     out = np.empty((A.shape[0], H.shape[0], A.shape[2]), A.dtype)
-    _kron.left_multiply(H, A, out)
+    _kernels.left_multiply(H, A, out)
     return _finite("left_multiply", out)
 
 
@@ -188,7 +189,7 @@ def reduce(u, A, rank, rng=None, mixing="signs", signs=None, start=None):
     shift = (np.frexp(np.abs(A).max(axis=(1, 2)))[1] - np.frexp(np.abs(u).max(axis=1))[1]) // 2
     u, A = np.ldexp(u, shift[:, None]), np.ldexp(A, -shift[:, None, None])
     u_new, A_new = np.zeros((rank, u.shape[1]), u.dtype), np.zeros((rank, *A.shape[1:]), A.dtype)
-    info, _, _ = _kron.reduce(u, A, signs, start, u_new, A_new)
+    info, _, _ = reduction.reduce(u, A, signs, start, u_new, A_new)
     if info:
         raise FloatingPointError("reduce: the terms' inner products are not finite in float64")
     return _finite("reduce", u_new), _finite("reduce", A_new)

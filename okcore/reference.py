@@ -178,7 +178,7 @@ class NoCarry:
     """TBPTT: nothing."""
 
     def __init__(self, cell):
-        self.shape = cell.n_rows, cell.n_columns
+        self.shape = cell.theta.shape
 
     def absorb(self, Phi, u, A, generator):
         pass
@@ -191,7 +191,7 @@ class ExactCarry:
     """RTRL: J itself."""
 
     def __init__(self, cell):
-        self.J = np.zeros((cell.state_size, cell.n_rows, cell.n_columns), cell.dtype)
+        self.J = np.zeros((cell.state_size, *cell.theta.shape), cell.dtype)
 
     def absorb(self, Phi, u, A, generator):
         self.J = np.tensordot(Phi, self.J, 1) + to_dense(u, A)
@@ -205,8 +205,8 @@ class OptimalKroneckerSumCarry:
 
     def __init__(self, cell, rank, mixing, most_new):
         self.rank, self.mixing, self.most_new = rank, mixing, most_new
-        self.u = np.zeros((0, cell.n_columns), cell.dtype)
-        self.A = np.zeros((0, cell.state_size, cell.n_rows), cell.dtype)
+        self.u = np.zeros((0, cell.theta.shape[1]), cell.dtype)
+        self.A = np.zeros((0, cell.state_size, cell.theta.shape[0]), cell.dtype)
         self.variance = 0.0
 
     def absorb(self, Phi, u, A, generator):
@@ -228,8 +228,8 @@ class RandomSignCarry:
 
     def __init__(self, cell, copies, most_new):
         self.most_new = most_new
-        self.u = np.zeros((copies, cell.n_columns), cell.dtype)
-        self.A = np.zeros((copies, cell.state_size, cell.n_rows), cell.dtype)
+        self.u = np.zeros((copies, cell.theta.shape[1]), cell.dtype)
+        self.A = np.zeros((copies, cell.state_size, cell.theta.shape[0]), cell.dtype)
 
     def absorb(self, Phi, u, A, generator):
         draws = generator.random((len(self.u), 1 + self.most_new))
@@ -260,7 +260,7 @@ class RankOneCarry:
 
     def __init__(self, cell):
         self.a = np.zeros(cell.state_size, cell.dtype)
-        self.w = np.zeros((cell.n_rows, cell.n_columns), cell.dtype)
+        self.w = np.zeros(cell.theta.shape, cell.dtype)
         self.eps = 1e-7 if cell.dtype == np.float32 else 1e-14
 
     def absorb(self, Phi, u, A, generator):

@@ -110,7 +110,7 @@ def test_ok_is_exact_on_the_first_steps_after_a_reset(name, block):
 def test_ok_is_exact_where_the_influence_has_low_rank(name):
     # One input symbol, state at zero: all augmented inputs are equal up to h, so few directions exist.
     cell = make_cell(name, n_in=1, n_hidden=2)
-    rank = cell.n_columns  # u has m entries: m terms always suffice
+    rank = cell.theta.shape[1]  # u has m entries: m terms always suffice
     ok, exact = okcore.OK(cell, rank, 4, rng=0), okcore.RTRL(cell, 4)
     for x, dh, _ in stream(cell, 25, 1):
         ok.step(x)

@@ -78,9 +78,9 @@ def test_an_algorithm_in_numpy_is_its_definition(name):
         estimator.step(x, reset)
         probe.step(x, reset)
         for lane in range(2):
-            H, D = probe._jacobians(0, lane)
+            H, D = probe.tape.jacobians(0, lane)
             J[lane] = np.tensordot(H, J[lane], 1) + sum(
-                D_j[:, :, None] * u_j for D_j, u_j in zip(D, probe.tape.arrays["u_hat"][0, lane], strict=True)
+                D_j[:, :, None] * u_j for D_j, u_j in zip(D, probe.tape.augmented_inputs(0, lane), strict=True)
             )
         padded = np.concatenate([dh, np.zeros((2, S - 5))], axis=1)
         assert_close(estimator.gradient(dh), np.einsum("bs,bspm->pm", padded, J), "float64")

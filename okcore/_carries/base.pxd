@@ -1,37 +1,85 @@
-"""The carry: what an algorithm keeps of all that came before the open block. One class per algorithm."""
+"""The base of every carry, and the whole contract of a compiled one.
 
+A compiled carry is a `cdef class` on `Carry` in a module of its own. Its constructor, after `Carry.__init__`,
+
+1. keeps its arrays: ``self.A = address(self.keep("A", (rank, S, P)))`` is (B, rank, S, P), zero, of the cell's dtype.
+   What is kept is what a checkpoint holds, what a reset zeroes, and what `Carry.arrays` shows;
+2. says how many random numbers each of its calls takes (`n_draws`) and how many rows it wants in front of a block's
+   terms (`front_rows`), if any; where these depend on the length of a block, it does so in `prepare`;
+3. binds its functions for the dtype: `contract_lanes`, and either `absorb_lane` or, if it is local, `absorb_lane_step`;
+   neither of the two if it remembers nothing.
+
+The functions get plain pointers and neither allocate nor raise. They must not write anything that is not finite into a
+lane without returning NOT_FINITE: the engine then zeroes that lane and reports it. Lanes are absorbed side by side on
+threads, so whatever a call writes beside its own lane belongs to `thread`, a number below `n_threads`.
+"""
+
+from okcore._engine.buffers cimport Buffers
 from okcore._engine.cell_kernel cimport CellKernel
+from okcore._engine.messages cimport Block, Sizes, Step
 
 
-# The threads to use of n: 1 in a forked child, whose parent's OpenMP threads are not there.
-cdef int threads_of(int n) noexcept nogil
+cdef class Carry(Buffers)
+
+# Close a block of one lane: J <- Phi J + sum_i A_i (x) u_i, or J <- sum_i A_i (x) u_i if not block.alive, with
+# Phi (S, S), u (n_terms, m), A (n_terms, S, P). u and A may be overwritten. Returns FINE or NOT_FINITE.
+ctypedef int (*absorb_function)(Carry carry, const Block *block, const void *Phi, void *u, void *A) noexcept nogil
+
+# A local carry: take in the newest step of one lane, d (q, k, G, n), c (k, k, n), u (q, m). Theta as it was used in the
+# step is carry.cell.theta_data (P, m). Returns FINE or NOT_FINITE.
+ctypedef int (*absorb_step_function)(
+    Carry carry, const Step *step, const void *d, const void *c, const void *u) noexcept nogil
+
+# gradient (P, m) = (or += if add) sum over lanes of delta J, delta (B, S). Returns FINE.
+ctypedef int (*contract_function)(Carry carry, const void *delta, void *gradient, bint add) noexcept nogil
+
+cdef enum:
+    MOST_ARRAYS = 16
 
 
-cdef class Carry:
+cdef class Carry(Buffers):
     cdef readonly CellKernel cell
     cdef readonly int batch_size
-    cdef readonly int n_threads      # lanes that are absorbed at the same time
-    cdef readonly int lane_threads   # threads inside a lane, set by the engine: more than 1 where there is one lane
-    cdef public list generators      # one numpy Generator a lane, set by the engine
-    cdef readonly bint needs_terms   # does absorb() look at Phi and at the terms?
-    cdef readonly int kept_rows      # rows the engine leaves free in front of a block's terms
-    cdef readonly int n_draws        # random numbers per lane and absorb
-    cdef bint compiled
-    cdef int m, S, P
-    cdef Py_ssize_t item             # bytes of a float
+    cdef readonly tuple generators     # one numpy Generator per lane, given by the engine
+    cdef Sizes sizes                   # the cell's
+    cdef bint single                   # float32?
+    cdef Py_ssize_t item               # bytes of a float
 
-    # Size the scratch for blocks of at most n_terms terms and the threads; called once, by the engine.
+    # Bound by the subclass for the dtype; a subclass in Python has its methods called instead
+    cdef absorb_function absorb_lane
+    cdef absorb_step_function absorb_lane_step
+    cdef contract_function contract_lanes
+
+    # Set by the subclass, in its constructor or in `prepare`
+    cdef int n_draws                   # random numbers per lane and call of absorb_lane or absorb_lane_step
+    cdef int front_rows                # rows in front of a block's terms, for terms of the carry's own
+
+    # Set by the engine
+    cdef int n_threads                 # lanes that are absorbed at the same time
+    cdef int lane_threads              # threads inside a lane: more than 1 only where there is one lane
+    cdef object failure                # the exception of a method in Python
+
+    # The room a closing block is worked in, per thread
+    cdef int room_rows                 # front_rows, then the block's terms
+    cdef void *u_room                  # (room_rows, m)
+    cdef void *A_room                  # (room_rows, S, P)
+    cdef void *phi_room                # (2, S, S)
+    cdef void *dense_room                # (S, n)
+    cdef double *draws                 # (n_draws,)
+    cdef void *delta                   # (B, S) the credit that is contracted
+
+    cdef Buffers tape                  # whose arrays the steps are in, for a carry in Python
+    cdef int n_kept
+    cdef char *kept_data[MOST_ARRAYS]
+    cdef Py_ssize_t kept_size[MOST_ARRAYS]   # bytes per lane
+
+    # Make what depends on the length of a block, n_terms terms at most, and on n_threads; called once.
     cdef int prepare(self, int n_terms, int n_threads) except -1
 
-    # J <- Phi J + sum_i A_i (x) u_i for one lane, or J <- sum_i A_i (x) u_i if not alive (Phi is then undefined).
-    # u (n_terms, m) and A (n_terms, S, P) may be overwritten, as may the kept_rows rows in front of each.
-    # Returns 0, or 1 if something is not finite.
-    cdef int absorb_lane(
-        self, int lane, int thread, bint alive, int n_terms, void *Phi, void *u, void *A, const double *draws,
-    ) except -1 nogil
-
-    # gradient (P, m) += sum over lanes of delta J, delta (B, S)
-    cdef int contract_lanes(self, void *delta, void *gradient) except -1 nogil
-
-    # J <- 0
+    # For the engine
+    cdef bint is_local(self) noexcept nogil
+    cdef bint is_compiled(self) noexcept nogil
+    cdef int start(
+        self, Buffers tape, tuple generators, int n_terms, int n_threads, int lane_threads) except -1
     cdef int zero_lane(self, int lane) except -1 nogil
+    cdef int raise_failure(self) except -1

@@ -7,64 +7,73 @@ from libc.string cimport memcpy, memset
 
 import numpy as np
 
-from okcore._engine.memory import aligned_zeros
-
-from okcore._engine.address cimport address
-from okcore._carries.base cimport Carry, threads_of
+from okcore._carries.base cimport Carry, absorb_function, contract_function
+from okcore._carries.reduction cimport Outcome, reduce_terms, scratch_bytes, scratch_doubles
+from okcore._engine.buffers cimport address
 from okcore._engine.cell_kernel cimport CellKernel
-from okcore._kernels cimport PANEL_STRIDE, gemm, gram_matrix, parts_that_pay, sum_of_squares, transposed_gemm
-from okcore._carries.reduction cimport Outcome, mix_terms, reduce_terms, scratch_bytes, scratch_doubles
+from okcore._engine.messages cimport FINE, NOT_FINITE, Block
+from okcore._kernels cimport (
+    PANEL_STRIDE,
+    contract_factors,
+    gemm,
+    gram_matrix,
+    mix_terms,
+    parts_that_pay,
+    sum_of_squares,
+    threads_of,
+    transposed_gemm,
+)
 
 cdef enum:
-    NOT_FINITE = -1
-    KEEP_ALL = -2
-    THREADS_PAY = 524288    # floats read by a contraction from which waking threads is worth it
+    FAILED = -1             # something is not finite
+    KEEP_ALL = -2           # all terms fit: nothing is mixed
+    THREADS_PAY = 524288    # floats read by a contraction from which on waking threads is worth it
+
+
+# What one thread works in
+cdef struct Scratch:
+    double *mix_u           # (N, rank) mixing coefficients: u'_l = sum_i mix_u[i, l] u_i
+    double *mix_A           # (N, rank) and A'_l = sum_i mix_A[i, l] A_i
+    void *casts             # 2 (N, rank) both, in the cell's dtype
+    double *doubles
+    void *bytes
+
+
+cdef class KroneckerCarry(Carry)
+
+# Fill in the coefficients that mix N = n_old + block.n_terms terms u (N, m), A (N, S, P); the old ones come first.
+# Returns the number of terms that come out, KEEP_ALL or FAILED.
+ctypedef int (*mixing_function)(
+    KroneckerCarry carry, const Block *block, int n_old, const void *u, const void *A, Scratch *scratch) noexcept nogil
 
 
 cdef class KroneckerCarry(Carry):
-    """J = weight sum_{i < rank} A_i (x) u_i, A_i (S, P), u_i (m,): rank (S P + m) floats a lane."""
+    """J = weight sum_{i < rank} A_i (x) u_i, A_i (S, P), u_i (m,): rank (S P + m) floats per lane."""
 
     cdef readonly int rank
     cdef double weight
-    cdef object u_, A_, active_, contracted_, scratch_, bytes_, variance_, mixed_fraction_
-    cdef void *u
-    cdef void *A
-    cdef void *contracted
-    cdef int *active               # terms in use, the others are zero
-    cdef double *scratch
-    cdef char *bytes
-    cdef double *variance
-    cdef double *mixed_fraction
-    cdef Py_ssize_t scratch_size, bytes_size
+    cdef void *u                   # (B, rank, m)
+    cdef void *A                   # (B, rank, S, P)
+    cdef int *active               # (B,) terms in use; the others are zero
+    cdef void *rows                # (B, rank, P) delta A_i
     cdef int most_terms
+    cdef double *doubles           # (threads, doubles_size)
+    cdef char *bytes               # (threads, bytes_size)
+    cdef Py_ssize_t doubles_size, bytes_size
+    cdef mixing_function mixing    # bound by the subclass
 
     def __init__(self, CellKernel cell, int batch_size, int rank):
         super().__init__(cell, batch_size)
-        self.compiled = True
-        self.rank = rank
+        self.rank = self.front_rows = rank
         self.weight = 1
-        self.kept_rows = rank
-        self.u_ = aligned_zeros((batch_size, rank, self.m), cell.dtype)
-        self.A_ = aligned_zeros((batch_size, rank, self.S, self.P), cell.dtype)
-        self.contracted_ = aligned_zeros((batch_size, rank, self.P), cell.dtype)
-        self.active_ = np.zeros(batch_size, np.int32)
-        self.variance_ = np.zeros(batch_size)
-        self.mixed_fraction_ = np.zeros(batch_size)
-        self.u = address(self.u_)
-        self.A = address(self.A_)
-        self.contracted = address(self.contracted_)
-        self.active = <int *> address(self.active_)
-        self.variance = <double *> address(self.variance_)
-        self.mixed_fraction = <double *> address(self.mixed_fraction_)
-
-    @property
-    def arrays(self):
-        return {"u": self.u_, "A": self.A_, "active": self.active_,
-                "variance": self.variance_, "mixed_fraction": self.mixed_fraction_}
-
-    @property
-    def stats(self):
-        return {"variance": self.variance_.copy(), "mixed_fraction": self.mixed_fraction_.copy()}
+        self.u = address(self.keep("u", (rank, self.sizes.m)))
+        self.A = address(self.keep("A", (rank, self.sizes.S, self.sizes.P)))
+        self.active = <int *> address(self.keep("active", (), np.intc))
+        self.rows = self.reserve((batch_size, rank, self.sizes.P), None)
+        if self.single:
+            bind[float](self, NULL)
+        else:
+            bind[double](self, NULL)
 
     def check_arrays(self, arrays):
         active = arrays["active"]
@@ -72,76 +81,47 @@ cdef class KroneckerCarry(Carry):
             raise ValueError(f"carry.active must be from 0 to {self.rank}, got {active}")
 
     def dense(self, lane):
-        return self.cell.dtype.type(self.weight) * np.einsum("isp,ij->spj", self.A_[lane], self.u_[lane])
+        return self.dtype.type(self.weight) * np.einsum("isp,ij->spj", self.kept["A"][lane], self.kept["u"][lane])
 
     cdef int prepare(self, int n_terms, int n_threads) except -1:
         cdef int N = self.rank + n_terms
-        self.n_threads = n_threads
         self.most_terms = N
-        self.n_draws = self.draws_for(n_terms)
-        # two mixing matrices and their casts, two Gram matrices, the panel, signs, the core's own
-        self.scratch_size = 2 * N * N + 4 * N * self.rank + N * PANEL_STRIDE + N + scratch_doubles(N)
+        # two mixing matrices and their casts, two Gram matrices, the Gram kernel's own, signs, the core's own
+        self.doubles_size = 2 * N * N + 4 * N * self.rank + N * PANEL_STRIDE + N + scratch_doubles(N)
         self.bytes_size = scratch_bytes(N) + 64
-        self.scratch_ = aligned_zeros((n_threads, self.scratch_size), np.float64)
-        self.bytes_ = aligned_zeros((n_threads, self.bytes_size), np.uint8)
-        self.scratch = <double *> address(self.scratch_)
-        self.bytes = <char *> address(self.bytes_)
+        self.doubles = <double *> self.reserve((n_threads, self.doubles_size), np.float64)
+        self.bytes = <char *> self.reserve((n_threads, self.bytes_size), np.uint8)
         return 0
 
-    cdef int draws_for(self, int n_terms) noexcept:
-        return 0
-
-    # Mixing coefficients for N = n_old + n_new terms u (N, m), A (N, S, P): columns of mix_u, mix_A (N, rank).
-    # Returns the number of terms that come out, KEEP_ALL, or NOT_FINITE.
-    cdef int mixing_coefficients(
-        self, int lane, int n_old, int n_new, void *u, void *A, const double *draws,
-        double *scratch, void *bytes, double *mix_u, double *mix_A,
-    ) noexcept nogil:
-        return KEEP_ALL
-
-    cdef int absorb_lane(
-        self, int lane, int thread, bint alive, int n_terms, void *Phi, void *u, void *A, const double *draws,
-    ) except -1 nogil:
-        if self.cell.single:
-            return kronecker_absorb[float](
-                self, lane, thread, alive, n_terms, <float *> Phi, <float *> u, <float *> A, draws)
-        return kronecker_absorb[double](
-            self, lane, thread, alive, n_terms, <double *> Phi, <double *> u, <double *> A, draws)
-
-    cdef int contract_lanes(self, void *delta, void *gradient) except -1 nogil:
-        if self.cell.single:
-            kronecker_contract[float](self, <float *> delta, <float *> gradient)
-        else:
-            kronecker_contract[double](self, <double *> delta, <double *> gradient)
-        return 0
-
-    cdef int zero_lane(self, int lane) except -1 nogil:
-        cdef Py_ssize_t size_u = self.rank * self.m * self.item
-        cdef Py_ssize_t size_A = self.rank * (<Py_ssize_t> self.S * self.P) * self.item
-        memset(<char *> self.u + lane * size_u, 0, size_u)
-        memset(<char *> self.A + lane * size_A, 0, size_A)
-        self.active[lane] = 0
-        self.variance[lane] = self.mixed_fraction[lane] = 0
-        return 0
+    cdef Scratch scratch_of(self, int thread) noexcept nogil:
+        cdef Py_ssize_t coefficients = <Py_ssize_t> self.most_terms * self.rank
+        cdef Scratch scratch
+        scratch.mix_u = self.doubles + thread * self.doubles_size
+        scratch.mix_A = scratch.mix_u + coefficients
+        scratch.casts = scratch.mix_A + coefficients
+        scratch.doubles = scratch.mix_A + 3 * coefficients
+        scratch.bytes = self.bytes + thread * self.bytes_size
+        return scratch
 
 
-cdef int kronecker_absorb(
-    KroneckerCarry carry, int lane, int thread, bint alive, int n_terms,
-    const floating *Phi, floating *u, floating *A, const double *draws,
+cdef void bind(KroneckerCarry carry, floating *_) noexcept:
+    carry.absorb_lane = <absorb_function> absorb_into_sum[floating]
+    carry.contract_lanes = <contract_function> credit_times_sum[floating]
+
+
+cdef int absorb_into_sum(
+    KroneckerCarry carry, const Block *block, const floating *Phi, const floating *new_u, const floating *new_A,
 ) noexcept nogil:
-    cdef int S = carry.S, P = carry.P, m = carry.m, r = carry.rank, i, N, rank, threads
-    cdef Py_ssize_t size = <Py_ssize_t> S * P
-    cdef int n_old = carry.active[lane] if alive else 0
+    cdef int S = carry.sizes.S, P = carry.sizes.P, m = carry.sizes.m, r = carry.rank, lane = block.lane
+    cdef int i, N, rank, threads, n_old = carry.active[lane] if block.alive else 0
+    cdef Py_ssize_t size = <Py_ssize_t> S * P, first = <Py_ssize_t> block.thread * carry.room_rows + r - n_old
     cdef floating *lane_u = <floating *> carry.u + <Py_ssize_t> lane * r * m
     cdef floating *lane_A = <floating *> carry.A + lane * r * size
-    cdef double *mix_u = carry.scratch + thread * carry.scratch_size
-    cdef double *mix_A = mix_u + carry.most_terms * r
-    cdef floating *casts = <floating *> (mix_A + carry.most_terms * r)
-    cdef double *scratch = mix_A + 3 * carry.most_terms * r
-
-    # The old terms, moved through the block, go in front of the new ones: A_i <- Phi A_i, 2 S^2 P flops each.
-    u -= n_old * m
-    A -= n_old * size
+    cdef Scratch scratch = carry.scratch_of(block.thread)
+    # The old terms, moved through the block, go into the rows in front of the new ones: A_i <- Phi A_i, 2 S^2 P flops
+    # each. Gram matrices and mixing then see one matrix of N rows.
+    cdef floating *u = <floating *> carry.u_room + first * m
+    cdef floating *A = <floating *> carry.A_room + first * size
     memcpy(u, lane_u, n_old * m * sizeof(floating))
     threads = parts_that_pay(n_old, 1, n_old * S * size, threads_of(carry.lane_threads))
     if threads == 1:
@@ -150,104 +130,112 @@ cdef int kronecker_absorb(
     else:
         for i in prange(n_old, num_threads=threads, schedule="static"):
             gemm[floating](False, False, S, P, S, 1, Phi, S, lane_A + i * size, P, 0, A + i * size, P)
-    N = n_old + n_terms
+    N = n_old + block.n_terms
 
-    rank = carry.mixing_coefficients(
-        lane, n_old, n_terms, <void *> u, <void *> A, draws, scratch,
-        <void *> (carry.bytes + thread * carry.bytes_size), mix_u, mix_A)
-    if rank == NOT_FINITE:
-        return 1
+    rank = carry.mixing(carry, block, n_old, u, A, &scratch)
+    if rank == FAILED:
+        return NOT_FINITE
     if rank == KEEP_ALL:
         rank = N
         memcpy(lane_u, u, N * m * sizeof(floating))
         memcpy(lane_A, A, N * size * sizeof(floating))
     else:
-        mix_terms[floating](N, r, rank, m, size, mix_u, mix_A, casts, u, A, lane_u, lane_A,
-                            threads_of(carry.lane_threads))
+        mix_terms[floating](N, r, rank, m, size, scratch.mix_u, scratch.mix_A, <floating *> scratch.casts, u, A,
+                            lane_u, lane_A, threads_of(carry.lane_threads))
     memset(lane_u + rank * m, 0, (r - rank) * m * sizeof(floating))
     memset(lane_A + rank * size, 0, (r - rank) * size * sizeof(floating))
     carry.active[lane] = rank
-    return 0
+    return FINE
 
 
-cdef void contract_one(
-    KroneckerCarry carry, int index, const floating *delta,
-) noexcept nogil:
-    # contracted (P,) = delta (S,) A_i (S, P); index runs over lanes and terms
-    cdef int S = carry.S, P = carry.P, lane = index // carry.rank
-    cdef floating *row = <floating *> carry.contracted + <Py_ssize_t> index * P
+cdef void contract_factor(KroneckerCarry carry, int index, const floating *delta) noexcept nogil:
+    # rows (P,) = delta (S,) A_i (S, P); index runs over lanes and terms
+    cdef int S = carry.sizes.S, P = carry.sizes.P, lane = index // carry.rank
+    cdef floating *row = <floating *> carry.rows + <Py_ssize_t> index * P
     if index % carry.rank < carry.active[lane]:
-        gemm[floating](False, False, 1, P, S, 1, delta + lane * S, S,
-                       <floating *> carry.A + <Py_ssize_t> index * S * P, P, 0, row, P)
+        contract_factors[floating](1, S, P, delta + lane * S, <floating *> carry.A + <Py_ssize_t> index * S * P, row)
     else:
         memset(row, 0, P * sizeof(floating))
 
 
-cdef void kronecker_contract(KroneckerCarry carry, const floating *delta, floating *gradient) noexcept nogil:
-    # gradient (P, m) += weight sum_{b, i} (delta_b A_bi)^T u_bi: the factors are read once (memory bound), then
+cdef int credit_times_sum(KroneckerCarry carry, const floating *delta, floating *gradient, bint add) noexcept nogil:
+    # gradient (P, m) = (or +=) weight sum_{b, i} (delta_b A_bi)^T u_bi: the factors are read once (memory bound), then
     # one product (P, B r)(B r, m)
-    cdef int index, terms = carry.batch_size * carry.rank, P = carry.P, m = carry.m
+    cdef int index, terms = carry.batch_size * carry.rank, P = carry.sizes.P, m = carry.sizes.m
     cdef int threads = threads_of(max(carry.n_threads, carry.lane_threads)), all_threads = threads
-    if terms * (<Py_ssize_t> carry.S * P) < THREADS_PAY:
+    if terms * (<Py_ssize_t> carry.sizes.S * P) < THREADS_PAY:
         threads = 1
     if threads == 1:
         for index in range(terms):
-            contract_one[floating](carry, index, delta)
+            contract_factor[floating](carry, index, delta)
     else:
         for index in prange(terms, num_threads=threads, schedule="static"):
-            contract_one[floating](carry, index, delta)
-    transposed_gemm[floating](P, m, terms, <floating> carry.weight, <floating *> carry.contracted, P,
-                              <floating *> carry.u, m, 1, gradient, m, all_threads)
+            contract_factor[floating](carry, index, delta)
+    transposed_gemm[floating](P, m, terms, <floating> carry.weight, <floating *> carry.rows, P,
+                              <floating *> carry.u, m, 1 if add else 0, gradient, m, all_threads)
+    return FINE
 
+
+# ---- OK --------------------------------------------------------------------------------------------------------------
 
 cdef class OptimalKroneckerSumCarry(KroneckerCarry):
     """OK: reduced from rank + K q terms to rank, unbiased and of minimum variance."""
 
     cdef bint by_signs
+    cdef double *variance            # (B,) s1^2 / k - s2 of the last reduction
+    cdef double *mixed_fraction      # (B,) the share of the singular values that it mixed
 
     def __init__(self, CellKernel cell, int batch_size, int rank, mixing):
         super().__init__(cell, batch_size, rank)
         self.by_signs = mixing == "signs"
-
-    cdef int draws_for(self, int n_terms) noexcept:
-        return self.rank + n_terms if self.by_signs else 1
-
-    cdef int mixing_coefficients(
-        self, int lane, int n_old, int n_new, void *u, void *A, const double *draws,
-        double *scratch, void *bytes, double *mix_u, double *mix_A,
-    ) noexcept nogil:
-        cdef Outcome outcome
-        cdef int N = n_old + n_new, i, info
-        cdef double *gram_u = scratch
-        cdef double *gram_A = gram_u + N * N
-        cdef double *panel = gram_A + N * N
-        cdef double *signs = panel + N * PANEL_STRIDE
-        if N == 0:
-            return KEEP_ALL
-        if self.cell.single:
-            gram_matrix[float](N, self.m, <float *> u, panel, gram_u)
-            gram_matrix[float](N, <Py_ssize_t> self.S * self.P, <float *> A, panel, gram_A)
+        self.variance = <double *> address(self.keep("variance", (), np.float64))
+        self.mixed_fraction = <double *> address(self.keep("mixed_fraction", (), np.float64))
+        if self.single:
+            self.mixing = <mixing_function> optimal_mixing[float]
         else:
-            gram_matrix[double](N, self.m, <double *> u, panel, gram_u)
-            gram_matrix[double](N, <Py_ssize_t> self.S * self.P, <double *> A, panel, gram_A)
-        if N <= self.rank:
-            for i in range(N):
-                if not (isfinite(gram_u[i * N + i]) and isfinite(gram_A[i * N + i])):
-                    return NOT_FINITE
-            self.variance[lane] = self.mixed_fraction[lane] = 0
-            return KEEP_ALL
-        if self.by_signs:
-            for i in range(N):
-                signs[i] = -1 if draws[i] < 0.5 else 1
-        info = reduce_terms(
-            N, self.rank, gram_u, gram_A, signs if self.by_signs else NULL, draws[0],
-            signs + N, bytes, mix_u, mix_A, &outcome)
-        if info != 0:
-            return NOT_FINITE
-        self.variance[lane] = outcome.variance
-        self.mixed_fraction[lane] = outcome.mixed_fraction
-        return outcome.rank
+            self.mixing = <mixing_function> optimal_mixing[double]
 
+    @property
+    def stats(self):
+        return {name: self.kept[name].copy() for name in ("variance", "mixed_fraction")}
+
+    cdef int prepare(self, int n_terms, int n_threads) except -1:
+        self.n_draws = self.rank + n_terms if self.by_signs else 1
+        return KroneckerCarry.prepare(self, n_terms, n_threads)
+
+
+cdef int optimal_mixing(
+    OptimalKroneckerSumCarry carry, const Block *block, int n_old, const floating *u, const floating *A,
+    Scratch *scratch,
+) noexcept nogil:
+    cdef Outcome outcome
+    cdef int N = n_old + block.n_terms, lane = block.lane, i
+    cdef double *gram_u = scratch.doubles
+    cdef double *gram_A = gram_u + N * N
+    cdef double *panel = gram_A + N * N
+    cdef double *signs = panel + N * PANEL_STRIDE
+    if N == 0:
+        return KEEP_ALL
+    gram_matrix[floating](N, carry.sizes.m, u, panel, gram_u)
+    gram_matrix[floating](N, <Py_ssize_t> carry.sizes.S * carry.sizes.P, A, panel, gram_A)
+    if N <= carry.rank:
+        for i in range(N):
+            if not (isfinite(gram_u[i * N + i]) and isfinite(gram_A[i * N + i])):
+                return FAILED
+        carry.variance[lane] = carry.mixed_fraction[lane] = 0
+        return KEEP_ALL
+    if carry.by_signs:
+        for i in range(N):
+            signs[i] = -1 if block.draws[i] < 0.5 else 1
+    if reduce_terms(N, carry.rank, gram_u, gram_A, signs if carry.by_signs else NULL, block.draws[0], signs + N,
+                    scratch.bytes, scratch.mix_u, scratch.mix_A, &outcome) != 0:
+        return FAILED
+    carry.variance[lane] = outcome.variance
+    carry.mixed_fraction[lane] = outcome.mixed_fraction
+    return outcome.rank
+
+
+# ---- KF-RTRL ---------------------------------------------------------------------------------------------------------
 
 cdef class RandomSignCarry(KroneckerCarry):
     """KF-RTRL: every copy is one Kronecker product, the sum of its terms with random signs; J is their mean."""
@@ -255,51 +243,48 @@ cdef class RandomSignCarry(KroneckerCarry):
     def __init__(self, CellKernel cell, int batch_size, int copies):
         super().__init__(cell, batch_size, copies)
         self.weight = 1.0 / copies
+        if self.single:
+            self.mixing = <mixing_function> random_sign_mixing[float]
+        else:
+            self.mixing = <mixing_function> random_sign_mixing[double]
 
-    @property
-    def stats(self):
-        return {}
+    cdef int prepare(self, int n_terms, int n_threads) except -1:
+        self.n_draws = self.rank * (1 + n_terms)
+        return KroneckerCarry.prepare(self, n_terms, n_threads)
 
-    cdef int draws_for(self, int n_terms) noexcept:
-        return self.rank * (1 + n_terms)
 
-    cdef int mixing_coefficients(
-        self, int lane, int n_old, int n_new, void *u, void *A, const double *draws,
-        double *scratch, void *bytes, double *mix_u, double *mix_A,
-    ) noexcept nogil:
-        # u' = sum_i c_i p_i u_i, A' = sum_i c_i A_i / p_i with p_i = sqrt(|A_i| / |u_i|) and random signs c_i.
-        # Copy col sums its own old term, row col, and all new ones; zero terms drop out, a lone term is kept exactly.
-        cdef int copies = self.rank, N = n_old + n_new, col, i, count
-        cdef Py_ssize_t size = <Py_ssize_t> self.S * self.P
-        cdef double *norm_u = scratch
-        cdef double *norm_A = norm_u + N
-        cdef const double *row
-        cdef double p, sign
-        if N == 0:
-            return KEEP_ALL
+cdef int random_sign_mixing(
+    RandomSignCarry carry, const Block *block, int n_old, const floating *u, const floating *A, Scratch *scratch,
+) noexcept nogil:
+    # u' = sum_i c_i p_i u_i, A' = sum_i c_i A_i / p_i with p_i = sqrt(|A_i| / |u_i|) and random signs c_i. Copy col sums
+    # its own old term, row col, and all new ones. Zero terms drop out, and a lone term is kept exactly.
+    cdef int copies = carry.rank, N = n_old + block.n_terms, m = carry.sizes.m, col, i, count
+    cdef Py_ssize_t size = <Py_ssize_t> carry.sizes.S * carry.sizes.P
+    cdef double *norm_u = scratch.doubles
+    cdef double *norm_A = norm_u + N
+    cdef const double *row
+    cdef double p, sign
+    if N == 0:
+        return KEEP_ALL
+    for i in range(N):
+        norm_u[i] = sqrt(sum_of_squares[floating](m, u + i * m))
+        norm_A[i] = sqrt(sum_of_squares[floating](size, A + i * size))
+        if not (isfinite(norm_u[i]) and isfinite(norm_A[i])):
+            return FAILED
+    memset(scratch.mix_u, 0, N * copies * sizeof(double))
+    memset(scratch.mix_A, 0, N * copies * sizeof(double))
+    for col in range(copies):
+        row = block.draws + col * (carry.n_draws // copies)
+        count = 0
         for i in range(N):
-            if self.cell.single:
-                norm_u[i] = sqrt(sum_of_squares[float](self.m, <float *> u + i * self.m))
-                norm_A[i] = sqrt(sum_of_squares[float](size, <float *> A + i * size))
-            else:
-                norm_u[i] = sqrt(sum_of_squares[double](self.m, <double *> u + i * self.m))
-                norm_A[i] = sqrt(sum_of_squares[double](size, <double *> A + i * size))
-            if not (isfinite(norm_u[i]) and isfinite(norm_A[i])):
-                return NOT_FINITE
-        memset(mix_u, 0, N * copies * sizeof(double))
-        memset(mix_A, 0, N * copies * sizeof(double))
-        for col in range(copies):
-            row = draws + col * (self.n_draws // copies)
-            count = 0
-            for i in range(N):
-                count += (i >= n_old or i == col) and norm_u[i] > 0 and norm_A[i] > 0
-            for i in range(N):
-                if (i < n_old and i != col) or norm_u[i] == 0 or norm_A[i] == 0:
-                    continue
-                p, sign = 1, 1
-                if count > 1:
-                    p = sqrt(norm_A[i] / norm_u[i])
-                    sign = -1 if row[0 if i < n_old else 1 + i - n_old] < 0.5 else 1
-                mix_u[i * copies + col] = sign * p
-                mix_A[i * copies + col] = sign / p
-        return copies
+            count += (i >= n_old or i == col) and norm_u[i] > 0 and norm_A[i] > 0
+        for i in range(N):
+            if (i < n_old and i != col) or norm_u[i] == 0 or norm_A[i] == 0:
+                continue
+            p, sign = 1, 1
+            if count > 1:
+                p = sqrt(norm_A[i] / norm_u[i])
+                sign = -1 if row[0 if i < n_old else 1 + i - n_old] < 0.5 else 1
+            scratch.mix_u[i * copies + col] = sign * p
+            scratch.mix_A[i * copies + col] = sign / p
+    return copies

@@ -1,7 +1,5 @@
 """The optimal reduction of N Kronecker terms to r (docs/mathematics.md section 4), seen from two Gram matrices."""
 
-from cython cimport floating
-
 
 cdef struct Outcome:
     int rank              # terms that came out, at most r
@@ -19,11 +17,4 @@ cdef Py_ssize_t scratch_bytes(int N) noexcept nogil
 cdef int reduce_terms(
     int N, int r, double *gram_u, double *gram_A, const double *signs, double start,
     double *scratch, void *bytes, double *mix_u, double *mix_A, Outcome *outcome,
-) noexcept nogil
-
-# u' (rank, m) = mix_u^T u and A' (rank, size) = mix_A^T A for u (N, m), A (N, size) and mix_u, mix_A (N, r);
-# casts (2 N r of the dtype) is scratch.
-cdef void mix_terms(
-    int N, int r, int rank, int m, Py_ssize_t size, const double *mix_u, const double *mix_A, floating *casts,
-    const floating *u, const floating *A, floating *u_new, floating *A_new, int threads,
 ) noexcept nogil

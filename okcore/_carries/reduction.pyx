@@ -14,8 +14,10 @@ from cython cimport floating
 from libc.math cimport fabs, isfinite, sqrt
 from libc.string cimport memcpy, memset
 
+import numpy as np
+
 from okcore._blas cimport cholesky_upper, solve_upper, svd, svd_lwork
-from okcore._kernels cimport gemm, gemm_by_columns
+from okcore._kernels cimport PANEL_STRIDE, gemm, gram_matrix, mix_terms
 
 cdef double EPS = 2.220446049250313e-16
 
@@ -253,18 +255,31 @@ cdef int reduce_terms(
     return 0
 
 
-cdef void mix_terms(
-    int N, int r, int rank, int m, Py_ssize_t size, const double *mix_u, const double *mix_A, floating *casts,
-    const floating *u, const floating *A, floating *u_new, floating *A_new, int threads,
-) noexcept nogil:
-    # (rank, N)(N, S P): 2 rank N S P flops, one pass over the factors
-    cdef int i
-    cdef floating *cast_u = casts
-    cdef floating *cast_A = casts + N * r
-    if rank == 0:
-        return
-    for i in range(N * r):
-        cast_u[i] = <floating> mix_u[i]
-        cast_A[i] = <floating> mix_A[i]
-    gemm[floating](True, False, rank, m, N, 1, cast_u, r, u, m, 0, u_new, m)
-    gemm_by_columns[floating](True, rank, <int> size, N, 1, cast_A, r, A, <int> size, 0, A_new, <int> size, threads)
+def reduce(
+    const floating[:, ::1] u, const floating[:, :, ::1] A, const double[::1] signs, double start,
+    floating[:, ::1] u_new, floating[:, :, ::1] A_new,
+):
+    """Reduce N terms to len(u_new), for `okcore.kron`; signs None for systematic sampling.
+
+    Returns (info of `reduce_terms`, variance, mixed fraction).
+    """
+    cdef int N = A.shape[0], m = u.shape[1], r = u_new.shape[0], info
+    cdef Py_ssize_t size = A.shape[1] * A.shape[2]
+    cdef double[::1] gram_u = np.zeros(N * N), gram_A = np.zeros(N * N)
+    cdef double[::1] panel = np.zeros(N * PANEL_STRIDE)
+    cdef double[::1] mix_u = np.zeros(N * r), mix_A = np.zeros(N * r), scratch = np.zeros(scratch_doubles(N))
+    cdef double[::1] words = np.zeros(scratch_bytes(N) // 8 + 1)
+    cdef floating[::1] casts = np.zeros(2 * N * r, np.asarray(u_new).dtype)
+    cdef const double *draw = NULL
+    cdef Outcome outcome
+    if signs is not None:
+        draw = &signs[0]
+    with nogil:
+        gram_matrix[floating](N, m, &u[0, 0], &panel[0], &gram_u[0])
+        gram_matrix[floating](N, size, &A[0, 0, 0], &panel[0], &gram_A[0])
+        info = reduce_terms(N, r, &gram_u[0], &gram_A[0], draw, start, &scratch[0], <void *> &words[0],
+                            &mix_u[0], &mix_A[0], &outcome)
+        if info == 0:
+            mix_terms[floating](N, r, outcome.rank, m, size, &mix_u[0], &mix_A[0], &casts[0],
+                                &u[0, 0], &A[0, 0, 0], &u_new[0, 0], &A_new[0, 0, 0], 1)
+    return info, outcome.variance, outcome.mixed_fraction

@@ -5,7 +5,7 @@ CANDIDATES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 
 
 def step_cost(algorithm, K, cell, rank, update_every):
     """Return the flops of a step and its share of gradients, one lane, averaged over a block of K."""
-    S, P, m = cell.state_size, cell.n_rows, cell.n_columns
+    S, (P, m) = cell.state_size, cell.theta.shape
     n, q = cell.n_hidden, cell.n_terms
     transition = 2 * S * S * n * (K - 1) / K + 2 * S * P * (1 + q)
     sweep = (2 * P * n + 2 * q * P * m) * (K + 1) / 2 / update_every
@@ -24,6 +24,6 @@ def choose_block(algorithm, block, cell, rank=0, update_every=1):
     """Return the candidate of least cost whose terms take no more memory than J (RTRL), than four carries (OK)."""
     if block != "auto":
         raise ValueError(f'block must be an integer of at least 1 or "auto", got {block!r}')
-    most_terms = cell.n_columns if algorithm == "rtrl" else 4 * rank
+    most_terms = cell.theta.shape[1] if algorithm == "rtrl" else 4 * rank
     candidates = [K for K in CANDIDATES if K <= max(1, most_terms // cell.n_terms)]
     return min(candidates, key=lambda K: step_cost(algorithm, K, cell, rank, update_every))

@@ -4,10 +4,11 @@ from libc.string cimport memcmp, memcpy, memset
 
 import numpy as np
 
-from okcore._engine.memory import aligned_zeros
+from okcore import _validation
 
-from okcore._engine.address cimport address
+from okcore._engine.buffers cimport Buffers, address
 from okcore._engine.cell_kernel cimport CellKernel
+from okcore._engine.messages cimport Block, Input, Sizes
 from okcore._kernels cimport (
     BLOCK_ROWS,
     all_finite,
@@ -20,78 +21,50 @@ from okcore._kernels cimport (
     part_start,
     parts_that_pay,
     preactivations,
-    transpose,
     transition_times_jacobian,
+    transpose,
 )
 
 cdef enum:
-    MANY_LANES = 4   # from which theta^T, copied once a run, is worth its making
+    MANY_LANES = 4   # from which on theta^T, copied once per run, is worth its making
 
 
-cdef class Tape:
+cdef class Tape(Buffers):
     """The open block's steps: augmented inputs u_hat, diagonals d and c, the W_h each step used, resets, credits."""
 
     def __init__(self, CellKernel cell, int batch_size, int block, bint keeps_w):
         cdef int B = batch_size, K = block
+        cdef Sizes sizes = cell.sizes
         self.cell, self.batch_size, self.block, self.keeps_w = cell, B, K, keeps_w
-        self.n, self.v, self.m = cell.n_hidden, cell.n_in, cell.n_columns
-        self.q, self.k, self.G = cell.n_terms_, cell.n_state_blocks_, cell.n_gates_
-        self.S, self.P = cell.state_size, cell.n_rows
+        self.dtype = cell.dtype
         self.last_slot = -1
+        self.u_hat = address(self.keep_zeros("u_hat", (K + 1, B, sizes.q, sizes.m), None))
+        self.d = address(self.keep_zeros("d", (K + 1, B, sizes.q, sizes.k, sizes.G, sizes.n), None))
+        self.c = address(self.keep_zeros("c", (K + 1, B, sizes.k, sizes.k, sizes.n), None))
+        self.w = address(self.keep_zeros("w", (K + 1 if keeps_w else 0, sizes.P, sizes.n), None))
+        self.w_slot = <int *> address(self.keep_zeros("w_slot", (K + 1,), np.intc))
+        self.cut = <unsigned char *> address(self.keep_zeros("cut", (K + 1, B), np.uint8))
+        self.credit = address(self.keep_zeros("credit", (K, B, sizes.n), None))
 
-        dtype = cell.dtype
-        self.arrays = {
-            "u_hat": aligned_zeros((K + 1, B, self.q, self.m), dtype),
-            "d": aligned_zeros((K + 1, B, self.q, self.k, self.G, self.n), dtype),
-            "c": aligned_zeros((K + 1, B, self.k, self.k, self.n), dtype),
-            "w": aligned_zeros((K + 1 if keeps_w else 0, self.P, self.n), dtype),
-            "w_slot": np.zeros(K + 1, np.intc),
-            "cut": np.zeros((K + 1, B), np.uint8),
-            "credit": aligned_zeros((K, B, self.n), dtype),
-        }
-        self.u_hat = address(self.arrays["u_hat"])
-        self.d = address(self.arrays["d"])
-        self.c = address(self.arrays["c"])
-        self.w = address(self.arrays["w"])
-        self.w_slot = <int *> address(self.arrays["w_slot"])
-        self.cut = <unsigned char *> address(self.arrays["cut"])
-        self.credit = address(self.arrays["credit"])
-
-        self.scratch = []
-        self.before = self.make_scratch((B, self.S))
-        self.pre = self.make_scratch((B, self.q, self.P))
-        self.e = self.make_scratch((K, B, self.q, self.P))
-        self.spare = self.make_scratch((B, self.S))
-        self.theta_T = self.make_scratch((self.m, self.P))
-
-    cdef void *make_scratch(self, shape) except NULL:
-        array = aligned_zeros(shape, self.cell.dtype)
-        self.scratch.append(array)
-        return address(array)
-
-    def restore(self, int open_steps, bint credited, int last_slot):
-        """Say what the arrays hold, after they were written from outside."""
-        self.open_steps, self.credited, self.last_slot = open_steps, credited, last_slot
-
-    cdef int compute_step(
-        self, const void *x, const long long *symbols, const unsigned char *reset, bint in_run, bint same_theta,
-        void *state, void *state_next,
-    ) except -2 nogil:
-        if self.cell.single:
-            return compute_step[float](
-                self, <const float *> x, symbols, reset, in_run, same_theta,
-                <const float *> state, <float *> state_next)
-        return compute_step[double](
-            self, <const double *> x, symbols, reset, in_run, same_theta,
-            <const double *> state, <double *> state_next)
+        self.state_next = self.reserve((B, sizes.S), None)
+        self.before = self.reserve((B, sizes.S), None)
+        self.pre = self.reserve((B, sizes.q, sizes.P), None)
+        self.e = self.reserve((K, B, sizes.q, sizes.P), None)
+        self.spare = self.reserve((B, sizes.S), None)
+        self.theta_T = self.reserve((sizes.m, sizes.P), None)
+        if cell.single:
+            bind[float](self, NULL)
+        else:
+            bind[double](self, NULL)
 
     cdef void commit_step(self, int source) noexcept nogil:
-        cdef Py_ssize_t lanes = self.batch_size * (sizeof(float) if self.cell.single else sizeof(double))
+        cdef Sizes sizes = self.cell.sizes
+        cdef Py_ssize_t lanes = self.batch_size * self.cell.item
         cdef int target = self.open_steps
         if source != target:
-            copy_row(self.u_hat, source, target, lanes * self.q * self.m)
-            copy_row(self.d, source, target, lanes * self.q * self.k * self.P)
-            copy_row(self.c, source, target, lanes * self.k * self.S)
+            copy_row(self.u_hat, source, target, lanes * sizes.q * sizes.m)
+            copy_row(self.d, source, target, lanes * sizes.q * sizes.k * sizes.P)
+            copy_row(self.c, source, target, lanes * sizes.k * sizes.S)
             self.w_slot[target] = self.w_slot[source]
         if self.keeps_w:
             self.last_slot = self.w_slot[target]
@@ -104,34 +77,100 @@ cdef class Tape:
         memset(self.cut, 0, (self.open_steps + 1) * self.batch_size)
         self.open_steps = 0
 
-    cdef void add_credit(self, const void *dh) noexcept nogil:
-        self.credited = True
-        if self.cell.single:
-            add_credit[float](self, <const float *> dh)
-        else:
-            add_credit[double](self, <const double *> dh)
-
     cdef void forget_credits(self) noexcept nogil:
-        memset(self.credit, 0, <Py_ssize_t> self.open_steps * self.batch_size * self.n
-               * (sizeof(float) if self.cell.single else sizeof(double)))
+        memset(self.credit, 0, <Py_ssize_t> self.open_steps * self.batch_size * self.cell.sizes.n * self.cell.item)
         self.credited = False
 
-    cdef void sweep(
-        self, const void *dh, void *delta, void *gradient, bint add, bint reach_back, int threads,
-    ) noexcept nogil:
-        if self.cell.single:
-            sweep[float](self, <const float *> dh, <float *> delta, <float *> gradient, add, reach_back, threads)
-        else:
-            sweep[double](self, <const double *> dh, <double *> delta, <double *> gradient, add, reach_back, threads)
+    cdef bint credits_are_finite(self):
+        return np.isfinite(self.kept["credit"]).all()
 
-    cdef int lane_terms(
-        self, int lane, void *phi, void *dense, void *u, void *A, bint *alive, void **transition,
-    ) noexcept nogil:
-        if self.cell.single:
-            return lane_terms[float](
-                self, lane, <float *> phi, <float *> dense, <float *> u, <float *> A, alive, transition)
-        return lane_terms[double](
-            self, lane, <double *> phi, <double *> dense, <double *> u, <double *> A, alive, transition)
+    # ---- for study ---------------------------------------------------------------------------------------------
+
+    def extend_influence(self, lane, J):
+        """Return the influence (S, P, m) of a lane after the open block, for the one before it."""
+        u_hat, cut = self.kept["u_hat"], self.kept["cut"]
+        for tau in range(self.open_steps):
+            if cut[tau, lane]:
+                J = np.zeros_like(J)
+            H, D = self.jacobians(tau, lane)
+            J = np.tensordot(H, J, 1)
+            for D_j, u_j in zip(D, u_hat[tau, lane], strict=True):
+                J += D_j[:, :, None] * u_j
+        return np.zeros_like(J) if cut[self.open_steps, lane] else J
+
+    def jacobians(self, tau, lane):
+        """Return the state Jacobian H (S, S) and the immediate Jacobian's D (q, S, P) of a step on the tape."""
+        n, k, G, q = self.cell.sizes.n, self.cell.sizes.k, self.cell.sizes.G, self.cell.sizes.q
+        unit = np.arange(n)
+        D = np.zeros((q, k, n, G, n), self.dtype)
+        D[:, :, unit, :, unit] = np.moveaxis(self.kept["d"][tau, lane], -1, 0)
+        D = D.reshape(q, k * n, G * n)
+        H = np.zeros((k, n, k, n), self.dtype)
+        H[:, unit, :, unit] = np.moveaxis(self.kept["c"][tau, lane], -1, 0)
+        H = H.reshape(k * n, k * n)
+        if self.keeps_w:  # a horizon of 1 never looks back through W_h
+            H[:, :n] += D[q - 1] @ self.kept["w"][self.kept["w_slot"][tau]]
+        return H, D
+
+    def augmented_inputs(self, tau, lane):
+        """Return u_hat (q, m) of a step on the tape: a copy."""
+        return self.kept["u_hat"][tau, lane].copy()
+
+    # ---- saving and loading --------------------------------------------------------------------------------------
+
+    def state_dict(self):
+        """Return the open steps, copies; snapshots of W_h in the order of their first use."""
+        j, kept = self.open_steps, self.kept
+        state = {"open_steps": j, "credited": bool(self.credited), "cut": kept["cut"][: j + 1].copy()}
+        for name in ("u_hat", "d", "c", "credit", "w_slot", "w"):
+            state[name] = kept[name][:j].copy()
+        if self.keeps_w:
+            slots, first, renamed = np.unique(kept["w_slot"][:j], return_index=True, return_inverse=True)
+            order = np.argsort(first)
+            state["w"] = kept["w"][slots[order]]
+            state["w_slot"] = np.argsort(order)[renamed].astype(np.intc) if j else state["w_slot"]
+        return state
+
+    def checked_state(self, state):
+        """Return the entries of `state` that are the tape's, as arrays; ValueError or TypeError if they are none."""
+        checked = {"open_steps": _validation.as_int("open_steps", state["open_steps"], 0)}
+        j = checked["open_steps"]
+        if j > self.block:
+            raise ValueError(f"open_steps must be at most {self.block}, got {j}")
+        snapshots = len(state["w"]) if np.ndim(state["w"]) == 3 else 0
+        if snapshots > j or (j and self.keeps_w and snapshots == 0):
+            raise ValueError(f"w must hold from 1 to {j} snapshots, got {snapshots}")
+        lengths = {"w": snapshots, "cut": j + 1}
+        for name, array in self.kept.items():
+            shape = (lengths.get(name, j), *array.shape[1:])
+            checked[name] = _validation.as_floats(name, state[name], shape, array.dtype, finite=array.dtype.kind == "f")
+        w_slot = checked["w_slot"]
+        if w_slot.size and not (w_slot.min() >= 0 and w_slot.max() < max(1, snapshots)):
+            raise ValueError(f"w_slot must be from 0 to {snapshots - 1}, got {w_slot}")
+        for name, blocks in self.cell._always_zero:
+            if checked[name][blocks].any():
+                raise ValueError(f"{name} is no tape of {type(self.cell).__name__}: what is always zero is not")
+        if not isinstance(state["credited"], (bool, np.bool_)):
+            raise TypeError(f"credited must be a bool, got {_validation.describe(state['credited'])}")
+        checked["credited"] = bool(state["credited"])
+        return checked
+
+    def restore(self, checked):
+        """Go on from what `checked_state` returned."""
+        for name, array in self.kept.items():
+            if name in ("cut", "credit"):  # what lies behind the open steps is read as zero
+                array[...] = 0
+            array[: len(checked[name])] = checked[name]
+        self.open_steps, self.credited = checked["open_steps"], checked["credited"]
+        self.last_slot = checked["w_slot"][self.open_steps - 1] if self.open_steps and self.keeps_w else -1
+        self.has_theta_T = False
+
+
+cdef void bind(Tape tape, floating *_) noexcept:
+    tape.compute_step = <compute_step_function> step_all_lanes[floating]
+    tape.add_credit = <add_credit_function> credit_newest_step[floating]
+    tape.sweep = <sweep_function> sweep_back[floating]
+    tape.lane_terms = <lane_terms_function> collect_terms[floating]
 
 
 cdef inline void copy_row(void *rows, int source, int target, Py_ssize_t size) noexcept nogil:
@@ -141,9 +180,9 @@ cdef inline void copy_row(void *rows, int source, int target, Py_ssize_t size) n
 cdef void snapshot_parameters(Tape tape, const floating *theta, bint same_theta) noexcept nogil:
     # Online updates: H_tau is made with the W_h in force at tau, so each distinct W_h is copied when it is used.
     # A ring of K + 1 snapshots is enough: the open block's steps have at most K, the new step one more.
-    cdef int row, slot = tape.last_slot, P = tape.P, n = tape.n, m = tape.m
+    cdef int row, slot = tape.last_slot, P = tape.cell.sizes.P, n = tape.cell.sizes.n, m = tape.cell.sizes.m
     cdef Py_ssize_t size = <Py_ssize_t> P * n
-    cdef const floating *W_h = theta + tape.v
+    cdef const floating *W_h = theta + tape.cell.sizes.v
     cdef floating *snapshot
     cdef bint same = slot >= 0
     if not tape.keeps_w:
@@ -162,56 +201,86 @@ cdef void snapshot_parameters(Tape tape, const floating *theta, bint same_theta)
     tape.w_slot[tape.open_steps] = slot
 
 
-cdef int compute_step(
-    Tape tape, const floating *x, const long long *symbols, const unsigned char *reset,
-    bint in_run, bint same_theta, const floating *state, floating *state_next,
-) except -2 nogil:
-    cdef int B = tape.batch_size, tau = tape.open_steps, q = tape.q, k = tape.k, S = tape.S, P = tape.P, m = tape.m
-    cdef int lane
+cdef int step_all_lanes(Tape tape, const Input *step, const floating *state) except -2 nogil:
+    cdef Sizes sizes = tape.cell.sizes
+    cdef int B = tape.batch_size, tau = tape.open_steps, lane
     cdef const floating *theta = <const floating *> tape.cell.theta_data
-    cdef floating *before = <floating *> state
-    cdef floating *u_hat = <floating *> tape.u_hat + <Py_ssize_t> tau * B * q * m
-    cdef floating *d = <floating *> tape.d + <Py_ssize_t> tau * B * q * k * P
-    cdef floating *c = <floating *> tape.c + <Py_ssize_t> tau * B * k * S
-    if reset != NULL or not tape.cell.compiled:  # a cell in Python gets a copy
+    cdef const floating *before = state
+    cdef floating *state_next = <floating *> tape.state_next
+    cdef floating *u_hat = <floating *> tape.u_hat + <Py_ssize_t> tau * B * sizes.q * sizes.m
+    cdef floating *d = <floating *> tape.d + <Py_ssize_t> tau * B * sizes.q * sizes.k * sizes.P
+    cdef floating *c = <floating *> tape.c + <Py_ssize_t> tau * B * sizes.k * sizes.S
+    if step.reset != NULL or tape.cell.step == NULL:  # a cell in Python gets a copy
+        memcpy(tape.before, state, <Py_ssize_t> B * sizes.S * sizeof(floating))
         before = <floating *> tape.before
-        memcpy(before, state, <Py_ssize_t> B * S * sizeof(floating))
-    if reset != NULL:
+    if step.reset != NULL:
         for lane in range(B):
-            if reset[lane]:
-                memset(before + lane * S, 0, S * sizeof(floating))
-    snapshot_parameters[floating](tape, theta, same_theta)
-    augmented_input[floating](B, q, tape.v, tape.n, S, x, symbols, before, u_hat)
-    if not same_theta:
+            if step.reset[lane]:
+                memset(<floating *> tape.before + lane * sizes.S, 0, sizes.S * sizeof(floating))
+    snapshot_parameters[floating](tape, theta, step.same_theta)
+    augmented_input[floating](B, sizes.q, sizes.v, sizes.n, sizes.S, <const floating *> step.x, step.symbols, before, u_hat)
+    if not step.same_theta:
         tape.has_theta_T = False
-    if in_run and B >= MANY_LANES and not tape.has_theta_T:
-        transpose[floating](P, m, theta, <floating *> tape.theta_T)
+    if step.in_run and B >= MANY_LANES and not tape.has_theta_T:
+        transpose[floating](sizes.P, sizes.m, theta, <floating *> tape.theta_T)
         tape.has_theta_T = True
-    preactivations[floating](B, q, tape.v, tape.n, P, u_hat, theta,
+    preactivations[floating](B, sizes.q, sizes.v, sizes.n, sizes.P, u_hat, theta,
                              <floating *> tape.theta_T if tape.has_theta_T else NULL, <floating *> tape.pre)
-    tape.cell.step_lanes(B, tape.pre, before, state_next, d, c)
+    if tape.cell.step == NULL:
+        with gil:
+            step_in_python(tape, d, c)
+    else:
+        tape.cell.step(B, sizes.n, tape.pre, before, state_next, d, c)
     for lane in range(B):
-        if not all_finite[floating](S, state_next + lane * S):
+        if not all_finite[floating](sizes.S, state_next + lane * sizes.S):
             return lane
     return -1
 
 
-cdef void add_credit(Tape tape, const floating *dh) noexcept nogil:
-    cdef int lane, i, n = tape.n, B = tape.batch_size
+cdef int step_in_python(Tape tape, void *d, void *c) except -1:
+    # The method `pointwise` of a cell in NumPy, its results checked
+    cdef Sizes sizes = tape.cell.sizes
+    cdef int B = tape.batch_size, k = sizes.k, G = sizes.G, q = sizes.q, n = sizes.n
+    cell = tape.cell
+    pre, state = tape.view(tape.pre, (B, q, G, n)), tape.view(tape.before, (B, k, n))
+    pre.flags.writeable = state.flags.writeable = False
+    results = cell.pointwise(pre, state)
+    name_of_cell = type(cell).__name__
+    if not isinstance(results, tuple) or len(results) != 3:
+        raise TypeError(f"{name_of_cell}.pointwise must return (state, d, c), got {type(results).__name__}")
+    targets = (
+        ("state", tape.view(tape.state_next, (B, k, n))),
+        ("d", tape.view(d, (B, q, k, G, n))),
+        ("c", tape.view(c, (B, k, k, n))),
+    )
+    for (name, target), result in zip(targets, results, strict=True):
+        result = np.asarray(result)
+        if result.shape != target.shape:
+            raise ValueError(f"{name_of_cell}.pointwise: {name} must have shape {target.shape}, got {result.shape}")
+        if result.dtype != cell.dtype:
+            raise TypeError(f"{name_of_cell}.pointwise: {name} must be {cell.dtype}, got {result.dtype}")
+        target[...] = result
+    return 0
+
+
+cdef void credit_newest_step(Tape tape, const floating *dh) noexcept nogil:
+    cdef int lane, i, n = tape.cell.sizes.n, B = tape.batch_size
     cdef floating *credit = <floating *> tape.credit + <Py_ssize_t> (tape.open_steps - 1) * B * n
+    tape.credited = True
     for lane in range(B):
         if not tape.cut[tape.open_steps * B + lane]:  # not reset since its last step
             for i in range(n):
                 credit[lane * n + i] += dh[lane * n + i]
 
 
-cdef void sweep(
+cdef void sweep_back(
     Tape tape, const floating *dh, floating *delta, floating *gradient, bint add, bint reach_back, int threads,
 ) noexcept nogil:
     # delta <- credit; for tau = newest .. oldest: e_tau = delta D_tau, delta <- delta H_tau (2 B P n flops).
     # Then gradient (P, m) = (or +=) sum_tau e_tau^T u_hat_tau, one product over all steps, terms and lanes.
-    cdef int B = tape.batch_size, P = tape.P, open_steps = tape.open_steps, part, parts
-    parts = parts_that_pay(B, BLOCK_ROWS, <Py_ssize_t> open_steps * B * P * tape.n, threads)
+    cdef Sizes sizes = tape.cell.sizes
+    cdef int B = tape.batch_size, open_steps = tape.open_steps, part, parts
+    parts = parts_that_pay(B, BLOCK_ROWS, <Py_ssize_t> open_steps * B * sizes.P * sizes.n, threads)
     if parts == 1:
         sweep_lanes[floating](tape, 0, B, dh, delta, reach_back)
     else:
@@ -219,16 +288,15 @@ cdef void sweep(
             sweep_lanes[floating](tape, part_start(B, BLOCK_ROWS, part, parts),
                                   part_start(B, BLOCK_ROWS, part + 1, parts), dh, delta, reach_back)
     if open_steps > 0:
-        outer_products[floating](open_steps * B, tape.q, tape.v, tape.n, P, <floating *> tape.e,
+        outer_products[floating](open_steps * B, sizes.q, sizes.v, sizes.n, sizes.P, <floating *> tape.e,
                                  <floating *> tape.u_hat, <floating *> tape.pre, gradient, add, threads)
-    elif not add:
-        memset(gradient, 0, <Py_ssize_t> P * tape.m * sizeof(floating))
 
 
 cdef void sweep_lanes(
     Tape tape, int first, int end, const floating *dh, floating *delta_of_all, bint reach_back,
 ) noexcept nogil:
-    cdef int B = tape.batch_size, n = tape.n, q = tape.q, k = tape.k, G = tape.G, S = tape.S, P = tape.P
+    cdef Sizes sizes = tape.cell.sizes
+    cdef int B = tape.batch_size, n = sizes.n, q = sizes.q, k = sizes.k, G = sizes.G, S = sizes.S, P = sizes.P
     cdef int open_steps = tape.open_steps, lanes = end - first, lane, i, tau
     cdef Py_ssize_t at
     cdef floating *delta = delta_of_all + first * S
@@ -264,33 +332,34 @@ cdef void sweep_lanes(
         memcpy(delta, now, <Py_ssize_t> lanes * S * sizeof(floating))
 
 
-cdef int lane_terms(
-    Tape tape, int lane, floating *phi, floating *dense, floating *u, floating *A, bint *alive, void **transition,
+cdef const floating *collect_terms(
+    Tape tape, Block *block, floating *phi, floating *dense, floating *u, floating *A,
 ) noexcept nogil:
-    # Phi <- I; for tau = newest .. oldest: A = Phi D_tau^j beside u_tau^j, then Phi <- Phi H_tau: 2 S^2 n flops a step.
-    cdef int B = tape.batch_size, q = tape.q, k = tape.k, G = tape.G, n = tape.n, S = tape.S, P = tape.P, m = tape.m
-    cdef int tau, j, count = 0
+    # Phi <- I; for tau = newest .. oldest: A = Phi D_tau^j beside u_tau^j, then Phi <- Phi H_tau: 2 S^2 n flops per step.
+    cdef Sizes sizes = tape.cell.sizes
+    cdef int B = tape.batch_size, q = sizes.q, k = sizes.k, G = sizes.G, n = sizes.n, S = sizes.S, P = sizes.P, m = sizes.m
+    cdef int lane = block.lane, tau, j
     cdef Py_ssize_t at
     cdef floating *now = NULL
     cdef floating *after
     cdef const floating *d
-    alive[0] = not tape.cut[tape.open_steps * B + lane]
-    if not alive[0]:
-        return 0
+    block.n_terms = 0
+    block.alive = not tape.cut[tape.open_steps * B + lane]
+    if not block.alive:
+        return NULL
     for tau in range(tape.open_steps - 1, -1, -1):
         at = <Py_ssize_t> tau * B + lane
         d = <floating *> tape.d + at * q * k * P
-        memcpy(u + count * m, <floating *> tape.u_hat + at * q * m, q * m * sizeof(floating))
+        memcpy(u + block.n_terms * m, <floating *> tape.u_hat + at * q * m, q * m * sizeof(floating))
         for j in range(q):
-            immediate_factor[floating](k, G, n, now, d + j * k * P, A + count * (<Py_ssize_t> S * P))
-            count += 1
+            immediate_factor[floating](k, G, n, now, d + j * k * P, A + block.n_terms * (<Py_ssize_t> S * P))
+            block.n_terms += 1
         if tape.cut[at]:
-            alive[0] = False
-            return count
+            block.alive = False
+            return NULL
         dense_part[floating](k, G, n, d + (q - 1) * k * P,
                              <floating *> tape.w + tape.w_slot[tau] * (<Py_ssize_t> P * n), dense)
         after = phi if now != phi else phi + S * S
         transition_times_jacobian[floating](k, n, now, dense, <floating *> tape.c + at * k * S, after)
         now = after
-    transition[0] = now
-    return count
+    return now
