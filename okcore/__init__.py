@@ -31,38 +31,18 @@ from okcore._engine import engine  # noqa: F401
 for _name in _waits:
     del _os.environ[_name]
 
-from okcore import kron, tasks
+from okcore import cells, estimators, kron, tasks
 from okcore._carries.base import Carry
 from okcore._config import show_config
-from okcore.cells import GRU, LSTM, RHN, RNN, Cell
-from okcore.estimators import KFRTRL, OK, RTRL, TBPTT, UORO, Estimator
+from okcore.cells import *  # noqa: F403
+from okcore.estimators import *  # noqa: F403
 from okcore.optimizers import SGD, Adam, Optimizer
 from okcore.readouts import LinearReadout, Readout, SoftmaxReadout
 from okcore.trainer import OnlineTrainer
 
 __version__ = _version("okcore")
 
-__all__ = [
-    "GRU",
-    "KFRTRL",
-    "LSTM",
-    "OK",
-    "RHN",
-    "RNN",
-    "RTRL",
-    "SGD",
-    "TBPTT",
-    "UORO",
-    "Adam",
-    "Carry",
-    "Cell",
-    "Estimator",
-    "LinearReadout",
-    "OnlineTrainer",
-    "Optimizer",
-    "Readout",
-    "SoftmaxReadout",
-    "kron",
-    "show_config",
-    "tasks",
-]
+__all__ = ["Carry", "show_config", "SGD", "Adam", "Optimizer", "LinearReadout", "Readout", "SoftmaxReadout", "OnlineTrainer"]
+__all__ += ["kron", "tasks"]
+__all__ += cells.__all__
+__all__ += estimators.__all__

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from okcore._validation import as_int, describe
+from okcore._validation import as_choice, as_int, as_real, describe
 
 
 def as_seed_sequence(rng):
@@ -25,6 +25,15 @@ def as_generator(rng):
     if isinstance(rng, np.random.Generator):
         return rng
     return np.random.Generator(np.random.PCG64(as_seed_sequence(rng)))
+
+
+def initial_values(shape, n_hidden, init, scale, rng):
+    """Return initial parameters: U(-1/sqrt(n), 1/sqrt(n)) ("uniform"), N(0, scale^2) ("normal"), or "zeros"."""
+    as_choice("init", init, ("uniform", "normal", "zeros"))
+    scale, generator, bound = as_real("scale", scale, least=0), as_generator(rng), 1 / np.sqrt(n_hidden)
+    if init == "uniform":
+        return generator.uniform(-bound, bound, shape)
+    return generator.normal(0, scale, shape) if init == "normal" else np.zeros(shape)
 
 
 def lane_generators(rng, batch_size):

@@ -3,13 +3,11 @@
 import numpy as np
 
 from okcore import _validation
+from okcore._docstrings import fill
 from okcore._engine.cell_kernel import CellKernel
-from okcore._random import as_generator
+from okcore._random import initial_values
 
-
-class Cell(CellKernel):
-    r"""A recurrent cell that is pointwise in its pre-activations; holds theta and nothing of a run.
-
+PARAMETERS = """
     Parameters
     ----------
     n_in : int
@@ -32,6 +30,14 @@ class Cell(CellKernel):
         One fixed buffer: write into it, or assign to it to copy into it.
     n_in, n_hidden, n_gates, state_size : int
     dtype : numpy.dtype
+"""
+
+
+@fill(parameters=PARAMETERS)
+class Cell(CellKernel):
+    """A recurrent cell that is pointwise in its pre-activations; holds theta and nothing of a run.
+
+    {parameters}
 
     Notes
     -----
@@ -47,25 +53,18 @@ class Cell(CellKernel):
     n_gates = 1
     n_state_blocks = 1
     n_terms = 1
-    _kernel = None  # name of the compiled pointwise step; None: the method `pointwise`
-    _always_zero = ()  # (name, blocks) of d and c that the compiled step leaves as the tape was made, at zero
+    _kernel = None  # name of the compiled step in _simd/cells.h; None: the method `pointwise`
+    _always_zero = ()  # (name, blocks) of d and c that the compiled step does not write: the tape is made with zeros
 
     def __init__(self, n_in, n_hidden, dtype=np.float32, rng=None, init="uniform", scale=0.01):
         n_in = _validation.as_int("n_in", n_in, 1)
         n_hidden = _validation.as_int("n_hidden", n_hidden, 1)
         dtype = _validation.as_dtype("dtype", dtype)
-        _validation.as_choice("init", init, ("uniform", "normal", "zeros"))
-        scale = _validation.as_real("scale", scale, least=0)
         rows, widest = self.n_gates * n_hidden, max(n_in + n_hidden + self.n_terms, self.n_state_blocks * n_hidden)
         if rows * widest >= 2**31:  # BLAS counts the columns of a lane's factors in C ints
             raise ValueError(f"n_hidden and n_in must keep P m and S P below 2^31, got P = {rows}, {widest} columns")
-        generator = as_generator(rng)
         super().__init__(n_in, n_hidden, dtype, self.n_gates, self.n_state_blocks, self.n_terms, self._kernel)
-        if init == "uniform":
-            bound = 1 / np.sqrt(n_hidden)
-            self.theta[...] = generator.uniform(-bound, bound, self.theta.shape)
-        elif init == "normal":
-            self.theta[...] = generator.normal(0, scale, self.theta.shape)
+        self._theta[...] = initial_values(self._theta.shape, n_hidden, init, scale, rng)
 
     @property
     def theta(self):
@@ -102,48 +101,60 @@ class Cell(CellKernel):
         return f"{type(self).__name__}(n_in={self.n_in}, n_hidden={self.n_hidden}, dtype={self.dtype})"
 
 
+@fill(parameters=PARAMETERS)
 class RNN(Cell):
-    """The simple recurrent network, h = tanh(W_x x + W_h h' + b)."""
+    """The simple recurrent network, h = tanh(W_x x + W_h h' + b).
 
-    __doc__ += Cell.__doc__.partition("\n")[2].partition("    Notes")[0]
+    {parameters}
+    """
+
     n_gates = 1
     _kernel = "rnn"
 
 
+@fill(parameters=PARAMETERS)
 class RHN(Cell):
     """Recurrent highway network of depth 1 with coupled gates, h = f h' + (1 - f) z (the OK paper's cell).
 
     Rows of theta are [z; f]: z = 2 sigmoid(a_z) - 1, f = sigmoid(a_f).
+
+    {parameters}
     """
 
-    __doc__ += Cell.__doc__.partition("\n")[2].partition("    Notes")[0]
     n_gates = 2
     _kernel = "rhn"
 
 
+@fill(parameters=PARAMETERS)
 class LSTM(Cell):
     """Long short-term memory with torch's equations and gate order i, f, g, o; state [h, c].
 
-    c = f c' + i g, h = o tanh(c).  Torch's two biases are folded into one.
+    c = f c' + i g, h = o tanh(c). Torch's two biases are folded into one.
+
+    {parameters}
     """
 
-    __doc__ += Cell.__doc__.partition("\n")[2].partition("    Notes")[0]
     n_gates = 4
     n_state_blocks = 2
     _kernel = "lstm"
     _always_zero = ("d", np.s_[..., 1, 3, :]), ("c", np.s_[..., 0, :])  # dc/da_o; dh/dh' and dc/dh'
 
 
+@fill(parameters=PARAMETERS)
 class GRU(Cell):
     """Gated recurrent unit with torch's equations ("reset after") and gate order r, z, n.
 
     h = (1 - z) n + z h' with n = tanh(W_nx x + b_in + r (W_nh h' + b_hn)); both of torch's biases are kept.
+
+    {parameters}
     """
 
-    __doc__ += Cell.__doc__.partition("\n")[2].partition("    Notes")[0]
     n_gates = 3
     n_terms = 2
     _kernel = "gru"
 
 
+# Every built-in cell, by the name the command line calls it: the one register, from which the command line's choices, the
+# tests and the benchmarks follow.
 CELLS = {"rnn": RNN, "rhn": RHN, "lstm": LSTM, "gru": GRU}
+__all__ = ["GRU", "LSTM", "RHN", "RNN", "Cell"]

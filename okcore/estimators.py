@@ -1,4 +1,4 @@
-"""The estimators: five algorithms, each a carry behind the one engine."""
+"""The estimators: each algorithm is a carry behind the one engine."""
 
 import inspect
 
@@ -10,6 +10,7 @@ from okcore._carries.exact import ExactCarry
 from okcore._carries.kronecker import OptimalKroneckerSumCarry, RandomSignCarry
 from okcore._carries.no_carry import NoCarry
 from okcore._carries.rank_one import RankOneCarry
+from okcore._docstrings import fill
 from okcore._engine.block_length import choose_block
 from okcore._engine.engine import Engine
 from okcore._random import get_states, lane_generators, set_states
@@ -17,33 +18,50 @@ from okcore.cells import Cell
 
 SHARED = """
     batch_size : int
-        Lanes B: independent sequences side by side.  They share theta and nothing else.
+        Lanes B: independent sequences side by side. They share theta and nothing else.
     n_threads : int
-        Lanes are spread over so many threads, or a single lane's terms; results are bitwise the same.  Hold BLAS to one
-        thread meanwhile (``threadpoolctl.threadpool_limits(1, "blas")``), as the trainer does: threads of threads are
-        slow.
+        Lanes are spread over so many threads, or the terms of a single lane. Results are the same to the last bit.
+        Hold BLAS to one thread meanwhile (``threadpoolctl.threadpool_limits(1, "blas")``), as the trainer does: BLAS
+        threads under lane threads are slow.
     update_every : int
         How often gradients are wanted; a hint for ``block="auto"`` only.
 """
+RNG = """
+    rng : int, SeedSequence, Generator or None
+        Lane b draws from child b of its seed.
+"""
 
 
+@fill(rng=RNG)
 class Estimator(Engine):
     """Base class: an engine with a carry, and the copying and saving that all algorithms share.
 
-    A subclass makes its carry and calls this constructor; its constructor arguments must be readable as
-    attributes of the same name, which is how `clone` and `state_dict` know them.
+    A subclass makes its carry and calls this constructor. Its constructor's arguments must be readable as attributes of
+    the same name: that is how `clone` and `state_dict` know them.
 
     Parameters
     ----------
     cell : Cell
     carry : okcore.Carry
-        Made for the same cell.
+        A new one, made for the same cell.
     block : int
-        Steps K on the tape between two absorbs.
-    rng : int, SeedSequence, Generator or None
-        Lane b draws from child b of its seed.
+        Steps K on the tape between two absorbs; 1 for a local carry.
+    {rng}
     n_threads, update_every : int
+
+    Attributes
+    ----------
+    cell, carry, block, batch_size, n_threads
+    steps : int
+        Time steps taken.
+    generators : tuple of numpy.random.Generator
+        One per lane.
     """
+
+    # For the command line: which of its options are taken, {option: (argument of the constructor, what it means)}, and
+    # what "--block auto" stands for where the constructor does not choose.
+    options = {}
+    auto_block = None
 
     def __init__(self, cell, carry, block, rng=None, n_threads=1, update_every=1):
         _validation.as_instance("cell", cell, Cell)
@@ -55,9 +73,31 @@ class Estimator(Engine):
         self.update_every = _validation.as_int("update_every", update_every, 1)
         super().__init__(cell, carry, block, tuple(lane_generators(rng, carry.batch_size)), n_threads)
 
+    @classmethod
+    def from_options(cls, cell, options, rng=None):
+        """Make the estimator from the options of a run.
+
+        Parameters
+        ----------
+        cell : Cell
+        options : dict
+            ``batch``, ``threads``, ``update_every``, and those named in the class's `options`.
+        rng : int, SeedSequence, Generator or None
+            For the algorithms that draw.
+        """
+        arguments = {argument: options[option] for option, (argument, _) in cls.options.items()}
+        if options.get("block") == "auto" and cls.auto_block is not None:
+            arguments[cls.options["block"][0]] = cls.auto_block
+        if "rng" in inspect.signature(cls).parameters:
+            arguments["rng"] = rng
+        return cls(
+            cell, **arguments,
+            batch_size=options["batch"], n_threads=options["threads"], update_every=options["update_every"],
+        )  # fmt: skip
+
     @property
     def state(self):
-        """State of every lane, (B, S): a copy.  Setting it leaves the influence as it is."""
+        """State of every lane, (B, S): a copy. Setting it leaves the influence as it is."""
         return self._buffers["state"].copy()
 
     @state.setter
@@ -70,16 +110,15 @@ class Estimator(Engine):
         """Figures about the last reduction, arrays of shape (B,).
 
         ``variance`` is s1^2 / k - s2, the expected squared error (Frobenius, whole influence) that it added;
-        ``mixed_fraction`` the share of the singular values that was mixed.  Empty for estimators that do not
-        reduce.
+        ``mixed_fraction`` is the share of the singular values that it mixed. Empty for estimators that do not reduce.
         """
         return self.carry.stats
 
     def influence(self):
         """Return the dense influence matrix J = ds/dtheta that the estimator stands for now, (B, S, P, m).
 
-        The open block is included, so ``gradient(dh)`` is the sum over lanes of ``[dh, 0] @ J``.  Plain NumPy,
-        for study and tests: n times the memory of exact RTRL's step.
+        The open block is included, so ``gradient(dh)`` is the sum over lanes of ``[dh, 0] @ J``. Plain NumPy, for
+        study and tests: n times the memory of a step of exact RTRL.
         """
         J = np.stack([self.tape.extend_influence(lane, self.carry.dense(lane)) for lane in range(self.batch_size)])
         for lane in range(self.batch_size):
@@ -88,7 +127,7 @@ class Estimator(Engine):
         return J
 
     def _config(self):
-        """Return the constructor's arguments, cell and rng apart."""
+        """Return the constructor's arguments, except cell and rng."""
         names = inspect.signature(type(self).__init__).parameters
         return {name: getattr(self, name) for name in names if name not in ("self", "cell", "rng")}
 
@@ -109,7 +148,7 @@ class Estimator(Engine):
         return identity | {name: value for name, value in self._config().items() if name not in speed_only}
 
     def state_dict(self):
-        """Return everything a bitwise resume needs, theta apart: arrays and plain scalars, all of them copies."""
+        """Return everything a resume with bit-identical results needs, except theta: copies of arrays, plain scalars."""
         return {
             **self._identity(),
             "steps": self.steps,
@@ -120,7 +159,7 @@ class Estimator(Engine):
         }
 
     def load_state_dict(self, state):
-        """Restore what `state_dict` returned; a state of another kind or size is refused and changes nothing.
+        """Restore what `state_dict` returned. A state of another kind or size is refused and changes nothing.
 
         Raises
         ------
@@ -158,13 +197,7 @@ class Estimator(Engine):
         return f"{type(self).__name__}({self.cell!r}, {arguments})"
 
 
-def _document(cls):
-    """Fill in what all estimators share."""
-    cls.__doc__ = cls.__doc__.replace("    {shared}\n", SHARED.lstrip("\n"))
-    return cls
-
-
-@_document
+@fill(shared=SHARED, rng=RNG)
 class TBPTT(Estimator):
     """Truncated backpropagation through time: the gradient stops at the last block boundary.
 
@@ -172,12 +205,13 @@ class TBPTT(Estimator):
     ----------
     cell : Cell
     horizon : int
-        The window grows over 1, 2, ... horizon steps and then restarts; equal to BPTT while it has never done so.
+        The window grows over 1, 2, ... horizon steps and then restarts. Until it first restarts, the gradient is
+        that of BPTT.
     {shared}
 
     Notes
     -----
-    Cost of a step: O(P m) a lane; of a gradient: O(K P n).  Biased.
+    Cost: O(P m) per step and lane, O(K P n) per gradient. Biased.
 
     References
     ----------
@@ -194,6 +228,9 @@ class TBPTT(Estimator):
     (8, 12)
     """
 
+    options = {"block": ("horizon", "the horizon")}
+    auto_block = 25
+
     def __init__(self, cell, horizon, batch_size=1, n_threads=1, update_every=1):
         _validation.as_instance("cell", cell, Cell)
         horizon = _validation.as_int("horizon", horizon, 1)
@@ -206,7 +243,7 @@ class TBPTT(Estimator):
         return self.block
 
 
-@_document
+@fill(shared=SHARED, rng=RNG)
 class RTRL(Estimator):
     """Real-time recurrent learning: the exact gradient at every step, in blocks.
 
@@ -214,18 +251,18 @@ class RTRL(Estimator):
     ----------
     cell : Cell
     block : int or "auto"
-        1 is the textbook algorithm, n^4 a step; K of the order of n makes it n^3.  Gradients are the same to
-        rounding, also when theta changes at every step.  Every K-th step does the block's work.
+        1 is the textbook algorithm, n^4 per step; K of the order of n makes it n^3. Gradients are the same to rounding,
+        also when theta changes at every step. Every K-th step does the block's work.
     {shared}
 
     Notes
     -----
-    Cost of a step: (2 S^2 P m + 2 K q S P m) / K + 2 S^2 n flops a lane; memory S P m + K q S P floats a lane.
+    Per lane: (2 S^2 P m + 2 K q S P m) / K + 2 S^2 n flops per step, S P m + K q S P floats of memory.
 
     References
     ----------
     Williams, R. J. & Zipser, D. (1989). A learning algorithm for continually running fully recurrent neural
-    networks. Neural Computation 1(2).  Schmidhuber, J. (1992). A fixed size storage O(n^3) time complexity
+    networks. Neural Computation 1(2). Schmidhuber, J. (1992). A fixed size storage O(n^3) time complexity
     learning algorithm for fully recurrent continually running networks. Neural Computation 4(2).
 
     Examples
@@ -237,6 +274,8 @@ class RTRL(Estimator):
     >>> cell.theta -= 0.01 * estimator.gradient(h)
     """
 
+    options = {"block": ("block", "steps per block; 1 is the textbook algorithm, n^4")}
+
     def __init__(self, cell, block="auto", batch_size=1, n_threads=1, update_every=1):
         _validation.as_instance("cell", cell, Cell)
         batch_size = _validation.as_int("batch_size", batch_size, 1)
@@ -246,20 +285,19 @@ class RTRL(Estimator):
         super().__init__(cell, ExactCarry(cell, batch_size), block, 0, n_threads, update_every)
 
 
-@_document
+@fill(shared=SHARED, rng=RNG)
 class UORO(Estimator):
     """Unbiased online recurrent optimisation: the influence as one rank-one product; cheap and noisy.
 
     Parameters
     ----------
     cell : Cell
-    rng : int, SeedSequence, Generator or None
-        Lane b draws from child b of its seed.
+    {rng}
     {shared}
 
     Notes
     -----
-    Cost of a step: O(P m + S P) flops a lane; memory S + P m floats a lane.
+    Per lane: O(P m + S P) flops per step, S + P m floats of memory.
 
     References
     ----------
@@ -272,7 +310,7 @@ class UORO(Estimator):
         super().__init__(cell, carry, 1, rng, n_threads, update_every)
 
 
-@_document
+@fill(shared=SHARED, rng=RNG)
 class KFRTRL(Estimator):
     """Kronecker-factored RTRL: the influence as one Kronecker product, or the mean of independent copies.
 
@@ -283,19 +321,21 @@ class KFRTRL(Estimator):
         Independent estimates that are averaged.
     block : int
         Steps between two compressions; 1 is the published algorithm.
-    rng : int, SeedSequence, Generator or None
-        Lane b draws from child b of its seed.
+    {rng}
     {shared}
 
     Notes
     -----
-    Cost of a step: 2 S^2 P copies / K + 2 S^2 n flops a lane; memory copies (S P + m) floats a lane.
+    Per lane: 2 S^2 P copies / K + 2 S^2 n flops per step, copies (S P + m) floats of memory.
 
     References
     ----------
     Mujika, A., Meier, F. & Steger, A. (2018). Approximating real-time recurrent learning with random Kronecker
     factors. NeurIPS, arXiv 1805.10842.
     """
+
+    options = {"rank": ("copies", "copies that are averaged"), "block": ("block", "steps per compression")}
+    auto_block = 1
 
     def __init__(self, cell, copies=1, block=1, batch_size=1, rng=None, n_threads=1, update_every=1):
         _validation.as_instance("cell", cell, Cell)
@@ -309,7 +349,7 @@ class KFRTRL(Estimator):
         return self.carry.rank
 
 
-@_document
+@fill(shared=SHARED, rng=RNG)
 class OK(Estimator):
     """Optimal Kronecker-sum approximation of RTRL: r Kronecker products, unbiased, of minimum variance.
 
@@ -319,19 +359,18 @@ class OK(Estimator):
     rank : int
         Kronecker products r that are kept.
     block : int or "auto"
-        Steps K between two reductions, from r + K q terms to r.  1 is the paper's algorithm; longer blocks are
-        both cheaper and less noisy.  Every K-th step does the block's work.
+        Steps K between two reductions, from r + K q terms to r. 1 is the paper's algorithm; longer blocks are both
+        cheaper and less noisy. Every K-th step does the block's work.
     mixing : {"signs", "sampling"}
         How the tail of the singular values is mixed: by random signs (the squared error is the same for every
         draw) or by systematic sampling (components stay orthogonal).
-    rng : int, SeedSequence, Generator or None
-        Lane b draws from child b of its seed.
+    {rng}
     {shared}
 
     Notes
     -----
-    Cost of a step: 2 S^2 P r / K + 2 S^2 n flops a lane; memory r (S P + m) floats a lane, and (r + K q) S P of
-    workspace a thread.
+    Per lane: 2 S^2 P r / K + 2 S^2 n flops per step, r (S P + m) floats of memory, and (r + K q) S P of workspace per
+    thread.
 
     References
     ----------
@@ -346,6 +385,8 @@ class OK(Estimator):
     >>> h = estimator.step(np.array([2]))
     >>> cell.theta -= 0.01 * estimator.gradient(h)
     """
+
+    options = {"rank": ("rank", "Kronecker terms"), "block": ("block", "steps per reduction")}
 
     def __init__(
         self, cell, rank, block="auto", mixing="signs", batch_size=1, rng=None, n_threads=1, update_every=1
@@ -367,4 +408,7 @@ class OK(Estimator):
         return self.carry.rank
 
 
+# Every estimator, by the name the command line calls it: the one register, from which the command line's choices and help,
+# the tests and the benchmarks follow.
 ESTIMATORS = {"ok": OK, "rtrl": RTRL, "kf-rtrl": KFRTRL, "uoro": UORO, "tbptt": TBPTT}
+__all__ = ["KFRTRL", "OK", "RTRL", "TBPTT", "UORO", "Estimator"]

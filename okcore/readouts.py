@@ -5,12 +5,11 @@ import math
 import numpy as np
 
 from okcore import _validation
-from okcore._random import as_generator
+from okcore._docstrings import fill
+from okcore._random import initial_values
 
 
-class Readout:
-    """An affine map of [h, 1] with a loss.
-
+PARAMETERS = """
     Parameters
     ----------
     n_hidden, n_out : int
@@ -25,22 +24,21 @@ class Readout:
     ----------
     weights : (n_out, n_hidden + 1) ndarray
         ``[W | b]``, one fixed buffer.
+"""
+
+
+@fill(parameters=PARAMETERS)
+class Readout:
+    """An affine map of [h, 1] with a loss.
+
+    {parameters}
     """
 
     def __init__(self, n_hidden, n_out, dtype=np.float32, rng=None, init="uniform", scale=0.01):
         self.n_hidden = _validation.as_int("n_hidden", n_hidden, 1)
         self.n_out = _validation.as_int("n_out", n_out, 1)
         self.dtype = _validation.as_dtype("dtype", dtype)
-        _validation.as_choice("init", init, ("uniform", "normal", "zeros"))
-        scale = _validation.as_real("scale", scale, least=0)
-        shape = (self.n_out, self.n_hidden + 1)
-        bound, generator = 1 / math.sqrt(self.n_hidden), as_generator(rng)
-        if init == "uniform":
-            values = generator.uniform(-bound, bound, shape)
-        elif init == "normal":
-            values = generator.normal(0, scale, shape)
-        else:
-            values = np.zeros(shape)
+        values = initial_values((self.n_out, self.n_hidden + 1), self.n_hidden, init, scale, rng)
         self.weights = values.astype(self.dtype)
 
     def outputs(self, h):
@@ -57,10 +55,12 @@ class Readout:
         return credit @ self.weights[:, :-1], gradient
 
 
+@fill(parameters=PARAMETERS)
 class SoftmaxReadout(Readout):
-    """Softmax over n_out symbols with the cross-entropy loss."""
+    """Softmax over n_out symbols with the cross-entropy loss.
 
-    __doc__ += Readout.__doc__.partition("loss.")[2]
+    {parameters}
+    """
 
     def predict(self, h):
         """Return the probabilities of the symbols, (..., n_out)."""
@@ -94,10 +94,12 @@ class SoftmaxReadout(Readout):
         return loss, *self._backward(h, credit)
 
 
+@fill(parameters=PARAMETERS)
 class LinearReadout(Readout):
-    """Linear outputs with the squared error, half of it summed over outputs (a Gaussian's, in nats)."""
+    """Linear outputs with the squared error, half of it summed over outputs (a Gaussian's, in nats).
 
-    __doc__ += Readout.__doc__.partition("loss.")[2]
+    {parameters}
+    """
 
     def predict(self, h):
         """Return the outputs, (..., n_out)."""

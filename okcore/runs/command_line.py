@@ -11,6 +11,7 @@ from okcore.cells import CELLS
 from okcore.estimators import ESTIMATORS
 from okcore.optimizers import OPTIMIZERS
 from okcore.runs import run as runs
+from okcore.runs.options import DEFAULTS, PAPER, resolve
 
 DESCRIPTION = """\
 Train recurrent networks online with untruncated gradients, on a CPU.
@@ -20,15 +21,6 @@ examples:
   okcore train text python-docs      a character model of Python's own documentation
   okcore train text my.txt           ... of your own text
   okcore resume runs/copy-001        go on with a run that was stopped or killed
-"""
-
-ALGORITHMS = """\
-algorithms (--estimator):
-  ok        Optimal Kronecker-sum: near-exact, n^3 time, n^2 memory   --rank r terms, --block K steps a reduction
-  rtrl      exact, n^3 time in blocks, n^3 memory                     --block K; 1 is the textbook n^4 algorithm
-  kf-rtrl   one Kronecker product, noisier                            --rank copies, --block K
-  uoro      one rank-one product, cheapest and noisiest
-  tbptt     truncated backpropagation, biased                         --block horizon
 """
 
 COPY_EXAMPLES = """
@@ -68,15 +60,16 @@ examples:
   okcore resume runs/copy-001 --steps 200000     a finished run, further
 """
 
-# The defaults are a small run; the presets are those of the OK paper's experiments.
-DEFAULTS = {
-    "copy": {"hidden": 64, "rank": 8, "block": 16, "batch": 16, "lr": 1e-3, "clip": 1.0, "steps": 60_000},
-    "text": {"hidden": 64, "rank": 8, "block": 16, "batch": 16, "lr": 1e-3, "clip": 100.0, "steps": 10_000},
-}
-PAPER = {
-    "copy": {"hidden": 128, "rank": 16, "block": 16, "batch": 16, "lr": 3.16e-4, "clip": 1.0, "steps": 2_000_000},
-    "text": {"hidden": 256, "rank": 8, "block": 16, "batch": 32, "lr": 3.16e-4, "clip": 100.0, "steps": 1_000_000},
-}
+def algorithms():
+    """Describe the estimators: one after the other, as their classes describe themselves."""
+    lines = ["algorithms (--estimator):"]
+    for name, estimator in ESTIMATORS.items():
+        summary = (estimator.__doc__ or "").partition("\n")[0]
+        lines.append(f"  {name:<9} {summary}")
+        if estimator.options:
+            meanings = (f"--{option}: {meaning}" for option, (_, meaning) in estimator.options.items())
+            lines.append(f"{'':<12}" + ", ".join(meanings))
+    return "\n".join(lines)
 
 
 def checked(kind, least, strict=False):
@@ -116,10 +109,10 @@ def add_options(parser, task):
     gradient = parser.add_argument_group("gradient")
     gradient.add_argument("--estimator", choices=ESTIMATORS, default="ok", help="algorithm (default ok); see below")
     gradient.add_argument(
-        "--rank", type=checked(int, 1), metavar="R", help=f"ok: Kronecker terms; kf-rtrl: copies {default('rank')}"
+        "--rank", type=checked(int, 1), metavar="R", help=f"terms or copies; see below {default('rank')}"
     )
     gradient.add_argument(
-        "--block", type=block, metavar="K", help=f'steps a block, tbptt: horizon; or "auto" {default("block")}'
+        "--block", type=block, metavar="K", help=f'steps per block; see below; or "auto" {default("block")}'
     )
 
     learning = parser.add_argument_group("learning")
@@ -159,12 +152,12 @@ def make_parser():
     task = train.add_subparsers(dest="task", required=True, metavar="TASK")
     copy = task.add_parser(
         "copy", help="repeat bit strings, longer and longer", formatter_class=raw,
-        description="Learn to repeat bit strings.\n" + COPY_EXAMPLES, epilog=ALGORITHMS,
+        description="Learn to repeat bit strings.\n" + COPY_EXAMPLES, epilog=algorithms(),
     )
     add_options(copy, "copy")
     text = task.add_parser(
         "text", help="predict the next character", formatter_class=raw,
-        description="Learn to predict a text.\n" + TEXT_EXAMPLES, epilog=ALGORITHMS,
+        description="Learn to predict a text.\n" + TEXT_EXAMPLES, epilog=algorithms(),
     )
     text.add_argument("source", metavar="FILE|python-docs", help="a text file, or the documentation inside CPython")
     text.add_argument("--valid", metavar="FILE", help="validation text (default: the last 5 %% of FILE)")
@@ -183,27 +176,6 @@ def make_parser():
         description="Show versions, BLAS, threads and build flags.\n\nexamples:\n  okcore config",
     )
     return parser
-
-
-def resolve(arguments):
-    """Return the run's options: what was said, else the preset, else the default."""
-    options = {name: value for name, value in vars(arguments).items() if name not in ("command", "out", "preset")}
-    defaults = (PAPER if arguments.preset == "paper" else DEFAULTS)[arguments.task]
-    for name, value in defaults.items():
-        if options[name] is None:
-            options[name] = value
-    options.setdefault("source", None)
-    options.setdefault("valid", None)
-    for name in ("source", "valid"):
-        if options[name] not in (None, "python-docs"):
-            options[name] = str(Path(options[name]).resolve())
-    if options["init"] is None:
-        options["init"] = "normal" if options["cell"] == "rhn" else "uniform"
-    if options["threads"] is None:
-        options["threads"] = min(_config.usable_processors(), options["batch"])
-    options["valid_every"] = max(1, options["steps"] // runs.EVALUATIONS)
-    options["log_every"] = options["log_every"] or max(1, options["steps"] // runs.LOG_LINES)
-    return options
 
 
 def called():
@@ -249,7 +221,7 @@ def main(argv=None):
         if arguments.command == "resume":
             return train(runs.Run.open(arguments.folder, arguments.steps, arguments.threads))
         folder = arguments.out or runs.free_folder(arguments.task)
-        return train(runs.Run.create(folder, resolve(arguments)))
+        return train(runs.Run.create(folder, resolve(vars(arguments))))
     except FloatingPointError as error:
         print(f"okcore: error: {error}; try a smaller --lr or --clip", file=sys.stderr)
         return 1

@@ -10,55 +10,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from okcore import _config, _validation, tasks
-from okcore.cells import CELLS
-from okcore.estimators import ESTIMATORS
-from okcore.optimizers import OPTIMIZERS
-from okcore.readouts import SoftmaxReadout
+from okcore import _config, _validation
 from okcore.runs import checkpoint
-from okcore.trainer import OnlineTrainer
+from okcore.runs.options import make_trainer
 
-LOG_LINES = 200        # metrics lines over a whole run
 PLAIN_LINES = 20       # printed where there is no terminal for a progress bar
 SAVE_SECONDS = 60      # between two checkpoints
-EVALUATIONS = 10       # of the validation text over a whole run
-
-
-def make_task(options, rng):
-    """Return the task that `options` name."""
-    if options["task"] == "copy":
-        return tasks.Copy(options["batch"], rng=rng)
-    source = tasks.python_docs() if options["source"] == "python-docs" else options["source"]
-    return tasks.Text(source, options["batch"], valid=options["valid"])
-
-
-def make_estimator(options, cell, rng):
-    """Return the estimator that `options` name."""
-    kind = options["estimator"]
-    shared = {"batch_size": options["batch"], "n_threads": options["threads"], "update_every": options["update_every"]}
-    block = options["block"]
-    if kind == "ok":
-        return ESTIMATORS[kind](cell, rank=options["rank"], block=block, rng=rng, **shared)
-    if kind == "rtrl":
-        return ESTIMATORS[kind](cell, block=block, **shared)
-    if kind == "kf-rtrl":
-        return ESTIMATORS[kind](cell, copies=options["rank"], block=1 if block == "auto" else block, rng=rng, **shared)
-    if kind == "uoro":
-        return ESTIMATORS[kind](cell, rng=rng, **shared)
-    return ESTIMATORS[kind](cell, horizon=25 if block == "auto" else block, **shared)
-
-
-def make_trainer(options):
-    """Return (trainer, task) as `options` say; every random stream is a child of the one seed."""
-    for_task, for_cell, for_estimator, for_readout = np.random.SeedSequence(options["seed"]).spawn(4)
-    task = make_task(options, for_task)
-    start = {"dtype": options["dtype"], "init": options["init"]}
-    cell = CELLS[options["cell"]](task.n_in, options["hidden"], rng=for_cell, **start)
-    estimator = make_estimator(options, cell, for_estimator)
-    readout = SoftmaxReadout(options["hidden"], task.n_out, rng=for_readout, **start)
-    optimizer = OPTIMIZERS[options["optimizer"]](options["lr"])
-    clip = options["clip"] or None
-    return OnlineTrainer(cell, estimator, readout, optimizer, clip, options["update_every"]), task
 
 
 @contextmanager
