@@ -31,7 +31,7 @@ from okcore._engine import engine  # noqa: F401
 for _name in _waits:
     del _os.environ[_name]
 
-from okcore import cells, estimators, kron, tasks
+from okcore import cells, estimators, kron, tasks, testing
 from okcore._carries.base import Carry
 from okcore._config import show_config
 from okcore.cells import *  # noqa: F403
@@ -42,7 +42,7 @@ from okcore.trainer import OnlineTrainer
 
 __version__ = _version("okcore")
 
-__all__ = ["Carry", "show_config", "SGD", "Adam", "Optimizer", "LinearReadout", "Readout", "SoftmaxReadout", "OnlineTrainer"]
-__all__ += ["kron", "tasks"]
+__all__ = ["SGD", "Adam", "Carry", "LinearReadout", "OnlineTrainer", "Optimizer", "Readout", "SoftmaxReadout", "show_config"]
+__all__ += ["kron", "tasks", "testing"]
 __all__ += cells.__all__
 __all__ += estimators.__all__

@@ -114,3 +114,13 @@ cdef pointwise_function pointwise_step(const char *name, bint single) noexcept n
 
 # The threads to use of n: 1 in a forked child, whose parent's OpenMP threads are not there
 cdef int threads_of(int n) noexcept nogil
+
+# J (k, G, n, m) <- H J + sum_j D_j (x) u_j, unit by unit; False if something is not finite
+cdef bint own_unit_update(
+    int k, int q, int G, int n, int m, const floating *H, const floating *d, const floating *u, floating *J,
+) noexcept nogil
+
+# gradient (P, m) = (or += if add) delta J
+cdef void own_unit_contract(
+    int k, int G, int n, int m, const floating *delta, const floating *J, bint add, floating *gradient,
+) noexcept nogil

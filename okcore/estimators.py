@@ -8,6 +8,7 @@ from okcore import _validation
 from okcore._carries.base import Carry
 from okcore._carries.exact import ExactCarry
 from okcore._carries.kronecker import OptimalKroneckerSumCarry, RandomSignCarry
+from okcore._carries.local import OwnUnitCarry
 from okcore._carries.no_carry import NoCarry
 from okcore._carries.rank_one import RankOneCarry
 from okcore._docstrings import fill
@@ -408,7 +409,33 @@ class OK(Estimator):
         return self.carry.rank
 
 
+@fill(shared=SHARED)
+class SnAp1(Estimator):
+    """SnAp-1: of the influence only what a unit's own parameters do to that unit; a local rule, cheap and biased.
+
+    Parameters
+    ----------
+    cell : Cell
+    {shared}
+
+    Notes
+    -----
+    J <- mask(H J + F) at every step, where the mask keeps what a unit's own rows of theta do to that unit's own state.
+    Per lane: O(P m) flops per step, k P m floats of memory.
+
+    References
+    ----------
+    Menick, J., Elsen, E., Evci, U., Osindero, S., Simonyan, K. & Graves, A. (2021). Practical real time recurrent
+    learning with a sparse approximation. ICLR, arXiv 2006.07232.
+    """
+
+    def __init__(self, cell, batch_size=1, n_threads=1, update_every=1):
+        _validation.as_instance("cell", cell, Cell)
+        carry = OwnUnitCarry(cell, _validation.as_int("batch_size", batch_size, 1))
+        super().__init__(cell, carry, 1, 0, n_threads, update_every)
+
+
 # Every estimator, by the name the command line calls it: the one register, from which the command line's choices and help,
 # the tests and the benchmarks follow.
-ESTIMATORS = {"ok": OK, "rtrl": RTRL, "kf-rtrl": KFRTRL, "uoro": UORO, "tbptt": TBPTT}
-__all__ = ["KFRTRL", "OK", "RTRL", "TBPTT", "UORO", "Estimator"]
+ESTIMATORS = {"ok": OK, "rtrl": RTRL, "kf-rtrl": KFRTRL, "uoro": UORO, "snap1": SnAp1, "tbptt": TBPTT}
+__all__ = ["KFRTRL", "OK", "RTRL", "TBPTT", "UORO", "Estimator", "SnAp1"]

@@ -8,7 +8,6 @@ from okcore import _validation
 from okcore._docstrings import fill
 from okcore._random import initial_values
 
-
 PARAMETERS = """
     Parameters
     ----------

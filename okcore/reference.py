@@ -276,6 +276,21 @@ class RankOneCarry:
         return (delta @ self.a) * self.w
 
 
+class OwnUnitCarry:
+    """SnAp-1: of J only what a unit's own rows of theta do to that unit; takes in each step at once."""
+
+    def __init__(self, cell):
+        n, rows = cell.n_hidden, np.arange(cell.theta.shape[0])
+        self.mask = (np.arange(cell.state_size)[:, None] % n == rows % n)[:, :, None]
+        self.J = np.zeros((cell.state_size, *cell.theta.shape), cell.dtype)
+
+    def absorb_step(self, H, D, u_hat):
+        self.J = self.mask * (np.tensordot(H, self.J, 1) + to_dense(u_hat, D))
+
+    def contract(self, delta):
+        return np.tensordot(delta, self.J, 1)
+
+
 # ---- the engine -----------------------------------------------------------------------------------------------------
 
 
@@ -304,9 +319,13 @@ class Estimator:
         state, d, c = cell.pointwise(pre, self.state.reshape(len(x), -1, n))
         self.state = state.reshape(len(x), -1)
         W_h = cell.theta[:, cell.n_in : cell.n_in + n]
-        self.tape.append(
-            [(u_hat[b], *dense_jacobians(cell, d[b], c[b], W_h), reset[b]) for b in range(len(x))]
-        )
+        newest = [(u_hat[b], *dense_jacobians(cell, d[b], c[b], W_h), reset[b]) for b in range(len(x))]
+        if hasattr(self.carries[0], "absorb_step"):
+            self.carries = [self.make_carry() if cut else old for old, cut in zip(self.carries, reset, strict=True)]
+            for carry, (u, D, H, _) in zip(self.carries, newest, strict=True):
+                carry.absorb_step(H, D, u)
+        else:
+            self.tape.append(newest)
         return self.state[:, :n].copy()
 
     def gradient(self, dh):
@@ -318,8 +337,7 @@ class Estimator:
             for u_hat, D, H, cut in (step[lane] for step in reversed(self.tape)):
                 total += (delta @ D).T @ u_hat
                 delta = 0 * delta if cut else delta @ H
-            if self.tape:
-                total += carry.contract(delta)
+            total += carry.contract(delta)
         return total
 
     def close_block(self):
@@ -353,6 +371,11 @@ def RTRL(cell, block=1, batch_size=1):
 def UORO(cell, batch_size=1, rng=None):
     """Return unbiased online recurrent optimisation."""
     return Estimator(cell, lambda: RankOneCarry(cell), 1, batch_size, rng)
+
+
+def SnAp1(cell, batch_size=1):
+    """Return the sparse one-step approximation."""
+    return Estimator(cell, lambda: OwnUnitCarry(cell), 1, batch_size)
 
 
 def KFRTRL(cell, copies=1, block=1, batch_size=1, rng=None):

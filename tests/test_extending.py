@@ -1,5 +1,6 @@
 """A cell and an algorithm that are not in the package fit in as one short file each (examples/)."""
 
+import gc
 import importlib.util
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 import okcore
-from tests.helpers import CELLS, assert_close, every_estimator, gradients, make_cell, stream
+from tests.helpers import assert_close, every_estimator, gradients, make_cell, stream
 from tests.test_cells import central_difference, state_after
 from tests.test_invariance import trace
 
@@ -62,37 +63,11 @@ def test_a_cell_in_numpy_works_with_every_estimator(make):
         assert trace(estimator) == trace(threaded), kind
 
 
-@pytest.mark.parametrize("name", CELLS)
-def test_an_algorithm_in_numpy_is_its_definition(name):
-    # SnAp-1: J <- mask * (H J + F) at every step.
-    SnAp1 = load("snap1").SnAp1
-    cell = make_cell(name, gain=1.5)
-    estimator, probe = SnAp1(cell, 2), okcore.RTRL(cell, 1, 2)
-    S, P, m = cell.state_size, *cell.theta.shape
-    mask = (np.arange(S)[:, None] % 5 == np.arange(P) % 5)[:, :, None]
-    J = np.zeros((2, S, P, m))
-    for t, (x, dh, reset) in enumerate(stream(cell, 9, 2, reset_rate=0.2)):
-        reset[:] = reset if t else False
-        J[reset] = 0
-        J *= mask  # the published order reduces after the step; the newest step is exact here
-        estimator.step(x, reset)
-        probe.step(x, reset)
-        for lane in range(2):
-            H, D = probe.tape.jacobians(0, lane)
-            J[lane] = np.tensordot(H, J[lane], 1) + sum(
-                D_j[:, :, None] * u_j for D_j, u_j in zip(D, probe.tape.augmented_inputs(0, lane), strict=True)
-            )
-        padded = np.concatenate([dh, np.zeros((2, S - 5))], axis=1)
-        assert_close(estimator.gradient(dh), np.einsum("bs,bspm->pm", padded, J), "float64")
-        assert_close(estimator.influence(), J, "float64")
-    twin = estimator.clone()
-    assert trace(twin) == trace(estimator)
-
-
 def test_examples_run(capsys):
     load("ugrnn").main(steps=50)
-    load("snap1").main(steps=20)
-    assert "copies strings" in capsys.readouterr().out
+    load("rflo").main(steps=20)
+    said = capsys.readouterr().out
+    assert "copies strings" in said and "RFLO" in said
 
 
 def test_errors_of_a_users_cell_name_what_is_wrong():
@@ -117,18 +92,27 @@ def test_errors_of_a_users_cell_name_what_is_wrong():
         okcore.TBPTT(okcore.Cell(2, 3, dtype="float64"), 1).step(x)
 
 
+class Dense(okcore.Carry):
+    """Exact RTRL in NumPy, which fails in lane 1 when it is told to."""
+
+    fail = False
+
+    def __init__(self, cell, batch_size):
+        super().__init__(cell, batch_size)
+        self.J = self.keep("J", (cell.state_size, *cell.theta.shape))
+
+    def absorb(self, lane, Phi, u, A):
+        if self.fail and lane == 1:
+            raise KeyError("mine")
+        self.J[lane] = np.tensordot(Phi, self.J[lane], 1) + np.einsum("isp,im->spm", A, u)
+
+    def contract(self, delta):
+        return np.einsum("bs,bspm->pm", delta, self.J)
+
+
 def test_a_carry_that_raises_loses_its_lane_only():
-    class Faulty(load("snap1").OwnUnitCarry):
-        fail = False
-
-        def absorb(self, lane, Phi, u, A):
-            if self.fail and lane == 1:
-                raise KeyError("mine")
-            super().absorb(lane, Phi, u, A)
-
     cell = make_cell("RNN")
-    faulty = okcore.Estimator(cell, Faulty(cell, 3), 1)
-    sound = load("snap1").SnAp1(cell, 3)
+    faulty, sound = (okcore.Estimator(cell, Dense(cell, 3), 1) for _ in range(2))
     data = list(stream(cell, 5, 3))
     for x, _, _ in data[:4]:
         faulty.step(x)
@@ -141,6 +125,75 @@ def test_a_carry_that_raises_loses_its_lane_only():
     sound.step(data[4][0])
     one, other = faulty.influence(), sound.influence()
     assert np.array_equal(one[[0, 2]], other[[0, 2]]) and not np.array_equal(one[1], other[1])
+
+
+def test_a_carry_belongs_to_one_estimator():
+    cell = make_cell("RNN")
+    carry = Dense(cell, 2)
+    okcore.Estimator(cell, carry, 1)
+    with pytest.raises(ValueError, match="carry must be a new one"):
+        okcore.Estimator(cell, carry, 5)
+
+
+def test_views_outlive_their_estimator():
+    kept = []
+
+    class Hoarder(Dense):
+        def absorb(self, lane, Phi, u, A):
+            kept.extend([Phi, u, A])
+            super().absorb(lane, Phi, u, A)
+
+        def contract(self, delta):
+            kept.append(delta)
+            return super().contract(delta)
+
+    class HoardingCell(load("ugrnn").UGRNN):
+        def pointwise(self, pre, state):
+            kept.extend([pre, state])
+            return super().pointwise(pre, state)
+
+    estimator = okcore.Estimator(cell := HoardingCell(3, 4, rng=0), Hoarder(cell, 2), 2)
+    for x, dh, _ in stream(cell, 5, 2):
+        estimator.step(x)
+        estimator.gradient(dh)
+    before = [array.copy() for array in kept]
+    del estimator, cell
+    gc.collect()
+    filler = [np.full(1000, np.nan) for _ in range(100)]
+    assert len(filler) == 100 and all(np.array_equal(*pair) for pair in zip(kept, before, strict=True))
+    assert not kept[0].flags.writeable and not kept[-1].flags.writeable
+
+
+def test_what_a_carry_lacks_is_named():
+    cell = make_cell("RNN")
+
+    class OnlyContracts(okcore.Carry):
+        def contract(self, delta):
+            return np.zeros(self.cell.theta.shape)
+
+    class Vector(Dense):
+        def contract(self, delta):
+            return super().contract(delta)[0]
+
+    with pytest.raises(NotImplementedError, match="contract"):
+        okcore.Estimator(cell, okcore.Carry(cell, 1), 1)
+    with pytest.raises(NotImplementedError, match="absorb"):
+        okcore.Estimator(cell, OnlyContracts(cell, 1), 1)
+    estimator = okcore.Estimator(cell, Vector(cell, 1), 1)
+    with pytest.raises(ValueError, match="contract must return"):
+        estimator.gradient(np.ones((1, 5)))
+
+
+def test_a_carry_may_have_attributes_of_any_name():
+    class Named(Dense):
+        def __init__(self, cell, batch_size):
+            for name in ("rank", "m", "S", "P", "scratch", "n_draws", "compiled", "tape", "steps", "dtype", "kept", "phi"):
+                setattr(self, name, name)
+            super().__init__(cell, batch_size)
+
+    cell = make_cell("GRU")
+    estimator = okcore.Estimator(cell, Named(cell, 2), 2)
+    assert trace(estimator) == trace(okcore.Estimator(cell, Dense(cell, 2), 2)) and estimator.carry.tape == "tape"
 
 
 def test_a_forgotten_constructor_is_an_error():

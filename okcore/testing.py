@@ -1,0 +1,477 @@
+"""The contract of a cell and of an algorithm as code: okcore's own pass through it, and so can yours.
+
+    okcore.testing.check_cell(MyCell)
+    okcore.testing.check_estimator(lambda cell, batch_size, rng: MyEstimator(cell, batch_size=batch_size, rng=rng))
+
+Both return None, or raise AssertionError with what is broken. They need no test framework.
+"""
+
+import io
+from statistics import NormalDist
+
+import numpy as np
+
+from okcore.cells import GRU, LSTM, RNN
+from okcore.estimators import RTRL, TBPTT, Estimator
+
+__all__ = ["check_cell", "check_estimator"]
+
+N_IN, N_HIDDEN = 3, 4
+ROUNDING = {"float32": 2e-4, "float64": 1e-9}  # relative to the largest entry, after some tens of steps
+DIFFERENCE = 1e-6  # step of a difference quotient
+FALSE_ALARM = 1e-6  # of the test for a bias
+DRAWS = 2000
+
+
+def check_cell(cls):
+    """Check a cell against its own difference quotients, and that every estimator can rely on it.
+
+    Parameters
+    ----------
+    cls : callable
+        ``cls(n_in, n_hidden, dtype=..., rng=...)`` returns a cell: a subclass of `okcore.Cell`, say.
+
+    Raises
+    ------
+    AssertionError
+        If the cell breaks the contract: derivatives that are not those of its step, lanes that see each other,
+        resets, dtypes, seeds, saving. The message says which part, and by how much.
+
+    Notes
+    -----
+    Takes about a second. Difference quotients are taken in float64.
+
+    Examples
+    --------
+    >>> import okcore
+    >>> okcore.testing.check_cell(okcore.GRU)
+    """
+    name = getattr(cls, "__name__", repr(cls))
+    _run(name, _CELL_CHECKS, cls)
+
+
+def check_estimator(make, expect=None):
+    """Check an algorithm: what every estimator promises, whether its gradient is exact, noisy or biased.
+
+    Parameters
+    ----------
+    make : callable
+        ``make(cell, batch_size, rng)`` returns an estimator for `cell`, whose random draws come from the int `rng`.
+    expect : {None, "exact", "unbiased"}
+        Also check that the gradient is that of exact RTRL, or has it as its mean over many draws (a z-test: an unbiased
+        estimator fails with a probability of about 1e-6).
+
+    Raises
+    ------
+    AssertionError
+        If the estimator breaks the contract. The message says which part, and by how much.
+
+    Notes
+    -----
+    Takes a few seconds. Whatever the algorithm, the gradient of a step must be its credit times its influence, the first
+    step after a reset must be exact, and what the carry adds to the open block's part of the gradient must on average
+    point along what exact RTRL adds.
+
+    Examples
+    --------
+    >>> import okcore
+    >>> okcore.testing.check_estimator(lambda cell, batch_size, rng: okcore.OK(cell, 2, 3, batch_size=batch_size, rng=rng))
+    """
+    if expect not in (None, "exact", "unbiased"):
+        raise ValueError(f"expect must be None, 'exact' or 'unbiased', got {expect!r}")
+    checks = [_is_made] + _ESTIMATOR_CHECKS + [_is_exact] * (expect == "exact") + [_is_unbiased] * (expect == "unbiased")
+    _run(getattr(make, "__name__", repr(make)), checks, make)
+
+
+def _run(name, checks, subject):
+    for check in checks:
+        what = check.__doc__.partition("\n")[0].rstrip(".")
+        try:
+            check(subject)
+        except AssertionError as error:
+            raise AssertionError(f"{name}: broken: {what}: {error}") from None
+        except Exception as error:
+            raise AssertionError(f"{name}: broken: {what}: it raised {type(error).__name__}: {error}") from error
+
+
+# ---- small problems --------------------------------------------------------------------------------------------------
+
+
+def _cell(cls, dtype="float64", seed=1, gain=1.5):
+    cell = cls(N_IN, N_HIDDEN, dtype=dtype, rng=seed)
+    cell.theta *= cell.dtype.type(gain)
+    return cell
+
+
+def _stream(cell, steps, lanes, seed=2, reset_rate=0.0):
+    """Return inputs (T, B, n_in), credits (T, B, n) and resets (T, B)."""
+    rng = np.random.default_rng(seed)
+    xs = rng.normal(size=(steps, lanes, cell.n_in)).astype(cell.dtype)
+    dhs = rng.normal(size=(steps, lanes, cell.n_hidden)).astype(cell.dtype)
+    return xs, dhs, rng.random((steps, lanes)) < reset_rate
+
+
+def _gradients(estimator, xs, dhs, resets, learning_rate=0.0):
+    """Return the gradient of every step; theta is updated between them and put back at the end."""
+    cell, found = estimator.cell, []
+    start = cell.theta.copy()
+    for x, dh, reset in zip(xs, dhs, resets, strict=True):
+        estimator.step(x, reset)
+        found.append(estimator.gradient(dh))
+        cell.theta -= cell.dtype.type(learning_rate) * found[-1]
+    cell.theta = start
+    return np.array(found)
+
+
+def _assert_close(what, found, expected, tolerance):
+    found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
+    assert found.shape == expected.shape, f"{what}: shape {found.shape}, expected {expected.shape}"
+    assert np.isfinite(found).all(), f"{what}: not finite"
+    error = np.abs(found - expected).max(initial=0) / max(np.abs(expected).max(initial=0), 1e-30)
+    assert error <= tolerance, f"{what}: relative error {error:.1e}, allowed {tolerance:.0e}"
+
+
+def _assert_same_bits(what, found, expected):
+    assert np.asarray(found).tobytes() == np.asarray(expected).tobytes(), f"{what}: not the same to the last bit"
+
+
+def _quotient(function, at):
+    """Return d function / d at by central differences, the argument's axes last."""
+    columns = []
+    for index in np.ndindex(at.shape):
+        shift = np.zeros_like(at)
+        shift[index] = DIFFERENCE
+        columns.append((function(at + shift) - function(at - shift)) / (2 * DIFFERENCE))
+    return np.moveaxis(np.array(columns), 0, -1).reshape(*columns[0].shape, *at.shape)
+
+
+# ---- cells -----------------------------------------------------------------------------------------------------------
+
+
+def _cell_is_made_from_its_seed(cls):
+    """One seed gives one theta, another seed another; both dtypes can be had."""
+    for dtype in ("float32", "float64"):
+        one, same, other = (cls(N_IN, N_HIDDEN, dtype=dtype, rng=seed) for seed in (1, 1, 2))
+        assert one.dtype == dtype and one.theta.dtype == dtype, f"dtype {one.theta.dtype}, asked for {dtype}"
+        shape = (one.n_gates * N_HIDDEN, N_IN + N_HIDDEN + one.n_terms)
+        assert one.theta.shape == shape, f"theta has shape {one.theta.shape}, expected {shape}"
+        _assert_same_bits("theta for one seed", one.theta, same.theta)
+        assert not np.array_equal(one.theta, other.theta), "theta is the same for two seeds"
+
+
+def _state_after(cell, theta, state, x):
+    """Return the state (S,) after a step of one lane from `state` with `theta`."""
+    start = cell.theta.copy()
+    estimator = TBPTT(cell, 1)
+    estimator.state = state[None]
+    cell.theta = theta
+    try:
+        estimator.step(x[None])
+    finally:
+        cell.theta = start
+    return estimator.state[0]
+
+
+def _jacobians_are_derivatives(cls):
+    """The diagonals d and c are the derivatives of the step."""
+    cell, rng = _cell(cls), np.random.default_rng(0)
+    theta, state, x = cell.theta.copy(), rng.normal(size=cell.state_size), rng.normal(size=N_IN)
+    exact = RTRL(cell, 1)
+    exact.state = state[None]
+    exact.step(x[None])
+    F = _quotient(lambda theta: _state_after(cell, theta, state, x), theta)
+    _assert_close("d, against a difference quotient by theta", exact.influence()[0], F, 1e-6)
+    first = exact.state[0]
+    H = _quotient(lambda state: _state_after(cell, theta, state, x), first)
+    exact.step(x[None])
+    F_next = _quotient(lambda theta: _state_after(cell, theta, first, x), theta)
+    expected = np.tensordot(H, F, 1) + F_next
+    _assert_close("c, against a difference quotient by the state", exact.influence()[0], expected, 1e-6)
+
+
+def _whole_sequence_is_differentiated(cls):
+    """The gradient summed over a sequence with resets is the difference quotient of its loss."""
+    cell = _cell(cls)
+    data, start = _stream(cell, 12, 2, reset_rate=0.2), cell.theta.copy()
+    xs, dhs, resets = data
+    total = _gradients(RTRL(cell, 3, 2), *data).sum(axis=0)
+
+    def loss(theta):
+        cell.theta = theta
+        hs, _ = TBPTT(cell, 1, 2).run(xs, None, resets)
+        cell.theta = start
+        return np.array((dhs * hs).sum())
+
+    direction = np.random.default_rng(5).normal(size=start.shape)
+    slope = (loss(start + DIFFERENCE * direction) - loss(start - DIFFERENCE * direction)) / (2 * DIFFERENCE)
+    _assert_close("slope along a random direction", (total * direction).sum(), slope, 1e-6)
+
+
+def _blocks_change_nothing(cls):
+    """Blocked RTRL is unblocked RTRL, with resets, while theta changes at every step."""
+    cell = _cell(cls)
+    data = _stream(cell, 19, 2, reset_rate=0.1)
+    textbook = _gradients(RTRL(cell, 1, 2), *data, learning_rate=0.03)
+    for block in (2, 5, 100):
+        found = _gradients(RTRL(cell, block, 2), *data, learning_rate=0.03)
+        _assert_close(f"blocks of {block}", found, textbook, ROUNDING["float64"])
+
+
+def _cell_lanes_are_apart(cls):
+    """A lane's states depend neither on the data nor on the number of the other lanes."""
+    cell = _cell(cls)
+    xs, _, _ = _stream(cell, 9, 3)
+    hs, _ = TBPTT(cell, 4, 3).run(xs)
+    others = xs.copy()
+    others[:, [0, 2]] *= -2
+    found, _ = TBPTT(cell, 4, 3).run(others)
+    _assert_same_bits("lane 1 beside other data", found[:, 1], hs[:, 1])
+    alone, _ = TBPTT(cell, 4).run(np.ascontiguousarray(xs[:, 1:2]))
+    _assert_close("lane 1 alone", alone[:, 0], hs[:, 1], ROUNDING["float64"])
+
+
+def _cell_resets(cls):
+    """A lane that is reset goes on as a new one."""
+    cell = _cell(cls)
+    xs, dhs, resets = _stream(cell, 9, 2)
+    resets[5, 1] = True
+    both = RTRL(cell, 4, 2)
+    hs, _ = both.run(xs, dhs, resets)
+    fresh, _ = RTRL(cell, 4).run(np.ascontiguousarray(xs[5:, 1:]))
+    _assert_close("states after the reset", hs[5:, 1], fresh[:, 0], ROUNDING["float64"])
+
+
+def _cell_dtypes_agree(cls):
+    """float32 gives what float64 gives, to rounding."""
+    wide, narrow = _cell(cls), _cell(cls, "float32")
+    narrow.theta = wide.theta.astype(np.float32)
+    xs, dhs, _ = _stream(wide, 12, 2)
+    one, other = RTRL(wide, 3, 2), RTRL(narrow, 3, 2)
+    (hs, gradient), found = one.run(xs, dhs), other.run(xs.astype(np.float32), dhs.astype(np.float32))
+    assert found[0].dtype == found[1].dtype == np.float32, f"got {found[0].dtype} and {found[1].dtype}"
+    _assert_close("states", found[0], hs, ROUNDING["float32"])
+    _assert_close("gradient", found[1], gradient, ROUNDING["float32"])
+
+
+def _cell_is_saved(cls):
+    """A state that is saved inside a block and loaded goes on with the same bits."""
+    _goes_on(lambda cell, batch_size, rng: RTRL(cell, 4, batch_size), _cell(cls, "float32"))
+
+
+_CELL_CHECKS = [
+    _cell_is_made_from_its_seed, _jacobians_are_derivatives, _whole_sequence_is_differentiated, _blocks_change_nothing,
+    _cell_lanes_are_apart, _cell_resets, _cell_dtypes_agree, _cell_is_saved,
+]  # fmt: skip
+
+
+# ---- estimators ------------------------------------------------------------------------------------------------------
+
+CELLS = (RNN, LSTM, GRU)  # one term, two state blocks, two terms
+
+
+def _is_made(make):
+    """It can be made for any cell, with the lanes that were asked for, and knows its cell."""
+    for cls in CELLS:
+        for lanes in (1, 3):
+            cell = _cell(cls)
+            estimator = make(cell, lanes, 0)
+            assert isinstance(estimator, Estimator), f"got {type(estimator).__name__}, expected an okcore.Estimator"
+            assert estimator.cell is cell, "it is of another cell"
+            assert estimator.batch_size == lanes, f"batch_size {estimator.batch_size}, asked for {lanes}"
+
+
+def _is_credit_times_influence(make):
+    """The gradient of a step is its credit times the influence, summed over lanes; reading it changes nothing."""
+    for cls in CELLS:
+        cell = _cell(cls)
+        estimator = make(cell, 2, 7)
+        for x, dh, reset in zip(*_stream(cell, 14, 2, reset_rate=0.1), strict=True):
+            estimator.step(x, reset)
+            credit = np.zeros((2, cell.state_size))
+            credit[:, : cell.n_hidden] = dh
+            gradient = estimator.gradient(dh)
+            expected = np.einsum("bs,bspm->pm", credit, estimator.influence())
+            size = np.abs(expected).max() + 1e-9
+            _assert_close(f"{cls.__name__}", gradient / size, expected / size, ROUNDING["float64"])
+            _assert_same_bits("gradient, read again", estimator.gradient(dh), gradient)
+
+
+def _starts_exactly(make):
+    """Zero before the first step and after a reset; the first step of a lane is exact."""
+    for cls in CELLS:
+        cell = _cell(cls)
+        estimator, exact = make(cell, 2, 7), RTRL(cell, 1, 2)
+        xs, dhs, _ = _stream(cell, 9, 2)
+        assert not estimator.gradient(dhs[0]).any(), "the gradient before the first step is not zero"
+        for t, x in enumerate(xs):
+            reset = np.array([False, t == 6])
+            estimator.step(x, reset)
+            exact.step(x, reset)
+            for lane in range(2) if t == 0 else [1] if t == 6 else []:
+                what = f"{cls.__name__}, influence of lane {lane} one step after its start"
+                _assert_close(what, estimator.influence()[lane], exact.influence()[lane], ROUNDING["float64"])
+        estimator.reset(np.array([True, False]))
+        assert not estimator.influence()[0].any(), "a lane that was reset keeps an influence"
+        assert estimator.influence()[1].any(), "a reset of lane 0 takes the influence of lane 1"
+        estimator.reset()
+        assert not estimator.gradient(dhs[0]).any() and not estimator.state.any(), "a reset leaves something"
+
+
+def _lanes_are_apart(make):
+    """A lane depends neither on the data, the resets nor the number of the other lanes."""
+    cell = _cell(GRU)
+    xs, _, _ = _stream(cell, 14, 5)
+    results = []
+    for lanes, scale, reset in ((3, 1, False), (3, -2, True), (5, 1, False)):
+        estimator, found = make(cell, lanes, 7), []
+        for t, x in enumerate(xs[:, :lanes]):
+            x = np.ascontiguousarray(x)
+            x[[0, 2]] *= scale
+            mask = np.zeros(lanes, bool)
+            mask[0] = reset and t in (4, 9)
+            estimator.step(x, mask)
+            found.append(estimator.influence()[1])
+        results.append(np.array(found))
+    _assert_same_bits("influence of lane 1 beside other data and resets", results[1], results[0])
+    _assert_close("influence of lane 1 beside more lanes", results[2], results[0], ROUNDING["float64"])
+
+
+def _lanes_are_alike(make):
+    """Lanes with the same data get the same influence, or, where it is drawn, none is left out."""
+    cell = _cell(LSTM)
+    data = _stream(cell, 12, 1)
+    xs = np.repeat(data[0], 3, axis=1)
+    influences = []
+    for seed in (7, 8):
+        estimator = make(cell, 3, seed)
+        estimator.run(xs)
+        influences.append(estimator.influence())
+    tape = TBPTT(cell, estimator.block, 3)
+    tape.run(xs)
+    for lane in (1, 2):
+        if np.array_equal(*influences):
+            _assert_close(f"influence of lane {lane}", influences[0][lane], influences[0][0], ROUNDING["float64"])
+        else:
+            parts = [np.abs(influences[0][b] - tape.influence()[b]).max() for b in (0, lane)]
+            assert bool(parts[0]) == bool(parts[1]), f"the carry is in use in lane {lane if parts[1] else 0} only"
+
+
+def _calls_agree(make):
+    """`run` is `step` and `accumulate` one after the other, then `flush`; `flush` is the sum of the gradients."""
+    for cls in CELLS:
+        cell = _cell(cls)
+        data = _stream(cell, 13, 2, reset_rate=0.1)
+        one, other, third = (make(cell, 2, 7) for _ in range(3))
+        hs, total = one.run(*data)
+        states = []
+        for x, dh, reset in zip(*data, strict=True):
+            states.append(other.step(x, reset))
+            other.accumulate(dh)
+        _assert_close("states of run and of step", hs, states, ROUNDING["float64"])
+        flushed = other.flush()
+        _assert_close("gradient of run and of flush", total, flushed, ROUNDING["float64"])
+        assert not other.flush().any(), "a second flush gives something"
+        _assert_close("flush", flushed, _gradients(third, *data).sum(axis=0), ROUNDING["float64"])
+
+
+def _dtypes(make):
+    """Both dtypes work, and what comes out has the cell's."""
+    for dtype in ("float32", "float64"):
+        cell = _cell(LSTM, dtype)
+        hs, gradient = make(cell, 2, 7).run(*_stream(cell, 12, 2, reset_rate=0.1))
+        assert hs.dtype == gradient.dtype == dtype, f"{dtype} in, {hs.dtype} and {gradient.dtype} out"
+        assert np.isfinite(gradient).all(), f"the gradient in {dtype} is not finite"
+
+
+def _seeds(make):
+    """The same seed gives the same bits."""
+    cell = _cell(RNN)
+    data = _stream(cell, 12, 2)
+    one, other = (_gradients(make(cell, 2, 7), *data, learning_rate=0.01) for _ in range(2))
+    _assert_same_bits("gradients for one seed", one, other)
+
+
+def _goes_on(make, cell):
+    xs, dhs, resets = _stream(cell, 16, 2, reset_rate=0.1)
+    start = cell.theta.copy()
+    for stop in range(9):
+        original = make(cell, 2, 7)
+        for x, dh, reset in zip(xs[:stop], dhs, resets, strict=False):
+            original.step(x, reset)
+            original.accumulate(dh)
+            cell.theta *= cell.dtype.type(0.99)
+        theta = cell.theta.copy()
+        file = io.BytesIO()
+        np.savez(file, allow_pickle=False, **original.state_dict())
+        file.seek(0)
+        restored = make(cell, 2, 8)
+        with np.load(file, allow_pickle=False) as state:
+            restored.load_state_dict(state)
+        results = []
+        for estimator in (original, restored, original.clone()):  # all three are there before one of them goes on
+            cell.theta = theta
+            found = [estimator.influence(), _gradients(estimator, xs[stop:], dhs[stop:], resets[stop:], 0.01)]
+            results.append([*found, estimator.flush(), estimator.state])
+        for name, found, expected in zip(("influence", "gradients", "flush", "state"), results[1], results[0], strict=True):
+            _assert_same_bits(f"{name} after saving at step {stop} and loading", found, expected)
+        cell.theta = start
+
+
+def _is_saved(make):
+    """A state that is saved anywhere in a block and loaded goes on with the same bits; so does a clone."""
+    for cls in (RNN, GRU):
+        _goes_on(make, _cell(cls))
+
+
+def _carry_parts(make, steps=7, draws=DRAWS, cls=RNN):
+    """Return what the carry adds to the open block's part of the last gradient, per draw, and what exact RTRL adds."""
+    cell = cls(2, 3, dtype="float64", rng=1)
+    cell.theta *= 1.5
+    xs, dhs, _ = _stream(cell, steps, 1)
+    estimators = [make(cell, 1, 100 + seed) for seed in range(draws)]
+    exact, tape = RTRL(cell, 1), TBPTT(cell, estimators[0].block)
+    for x in xs:
+        for estimator in (*estimators, exact, tape):
+            estimator.step(x)
+    without = tape.gradient(dhs[-1])
+    parts = np.array([estimator.gradient(dhs[-1]) for estimator in estimators]) - without
+    return parts, exact.gradient(dhs[-1]) - without
+
+
+def _points_along_the_gradient(make):
+    """What the carry adds to the open block's part points, on average, along what exact RTRL adds."""
+    steps = 2 * make(_cell(RNN), 1, 0).block + 2
+    if steps > 100:  # the block is longer than any sequence tried here
+        return
+    parts, exact = _carry_parts(make, steps, draws=200)
+    mean = parts.mean(axis=0)
+    cosine = (mean * exact).sum() / (np.linalg.norm(mean) * np.linalg.norm(exact) + 1e-300)
+    assert cosine > 0 or not parts.any(), f"cosine {cosine:.2f}"
+
+
+_ESTIMATOR_CHECKS = [
+    _is_credit_times_influence, _starts_exactly, _lanes_are_apart, _lanes_are_alike, _calls_agree, _dtypes, _seeds,
+    _is_saved, _points_along_the_gradient,
+]  # fmt: skip
+
+
+def _is_exact(make):
+    """Its gradients are those of exact RTRL, with resets, while theta changes at every step."""
+    for cls in CELLS:
+        cell = _cell(cls)
+        data = _stream(cell, 25, 2, reset_rate=0.1)
+        expected = _gradients(RTRL(cell, 1, 2), *data, learning_rate=0.03)
+        found = _gradients(make(cell, 2, 7), *data, learning_rate=0.03)
+        _assert_close(cls.__name__, found, expected, ROUNDING["float64"])
+
+
+def _is_unbiased(make):
+    """The mean of its gradients over draws is that of exact RTRL."""
+    for cls in (RNN, GRU):
+        parts, exact = _carry_parts(make, 2 * make(_cell(RNN), 1, 0).block + 2, cls=cls)
+        directions = np.random.default_rng(4).normal(size=(20, *exact.shape))
+        projected = np.tensordot(parts - exact, directions, axes=((1, 2), (1, 2)))
+        error = projected.std(axis=0, ddof=1) / np.sqrt(len(parts)) + 1e-12
+        z = np.abs(projected.mean(axis=0) / error).max()
+        limit = NormalDist().inv_cdf(1 - FALSE_ALARM / 2 / len(directions) / 2)
+        assert z < limit, f"{cls.__name__}: the mean is {z:.1f} standard errors off, allowed {limit:.1f}"
