@@ -1,7 +1,7 @@
 """Check block="auto" against a sweep over K: python bench/blocks.py [--quick]
 
-Prints, for every size, the K that "auto" takes, the fastest one, and the ratio of their times, medians of some rounds.  The
-target is 1.2 everywhere.
+For every size, print the K that "auto" chooses, the fastest K, and the ratio of their times (medians over rounds).  The
+target is at most 1.2 everywhere.
 """
 
 import argparse
@@ -52,7 +52,7 @@ class Stepper:
         self.h, self.g = np.empty_like(self.dh), np.empty_like(e.cell.theta)
         self.every, self.taken = every, 0
         rank = getattr(e, "rank", 0)
-        for _ in range(-(-rank // K) + 2):  # the carry is full
+        for _ in range(-(-rank // K) + 2):  # fill the carry
             self.steps(K)
 
     def steps(self, count):
@@ -69,7 +69,7 @@ class Stepper:
                     e.flush(out=self.g)
 
     def seconds(self, at_least):
-        """Return the time of a step over whole blocks, and whole intervals between updates."""
+        """Return the time per step over whole blocks and whole update intervals."""
         period = int(np.lcm(self.estimator.block, self.every))
         count, start = 0, time.perf_counter()
         while count == 0 or time.perf_counter() - start < at_least:
@@ -79,7 +79,7 @@ class Stepper:
 
 
 def sweep(algorithm, cell_name, n, rank, every, lanes, rounds=5, at_least=0.03):
-    """Return auto's K and the median time of a step for each K."""
+    """Return the K of "auto" and the median time per step for each K."""
     cell = getattr(okcore, cell_name)(16, n, rng=0)
 
     def make(K):
@@ -89,7 +89,7 @@ def sweep(algorithm, cell_name, n, rank, every, lanes, rounds=5, at_least=0.03):
 
     auto = make("auto").block
     longest = cell.theta.shape[1] // cell.n_terms if algorithm == "rtrl" else 128
-    # Far below the best the textbook's n^4 would take the night.
+    # RTRL takes up to n^4 with short blocks: skip those far shorter than auto's.
     blocks = [K for K in CANDIDATES if K <= max(1, longest) and K >= (auto / 8 if algorithm == "rtrl" else 1)]
     times = {K: [] for K in blocks}
     for K in blocks:
@@ -101,7 +101,7 @@ def sweep(algorithm, cell_name, n, rank, every, lanes, rounds=5, at_least=0.03):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="only n <= 64")
-    parser.add_argument("-v", "--verbose", action="store_true", help="print the time of every K, in us")
+    parser.add_argument("-v", "--verbose", action="store_true", help="print the time per step for every K, in us")
     options = parser.parse_args()
     worst = 0
     with threadpool_limits(1, user_api="blas"):

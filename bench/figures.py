@@ -1,10 +1,11 @@
 """Measure and draw the figures of docs/performance.md: python bench/figures.py [--out DIR] [--redraw]
 
-    scaling       time of a step and memory against n, all algorithms, with the slopes that were fitted
-    floor         time over the floor: the step's large products alone, by BLAS
-    noise-cost    error of one gradient against the time of a step, OK by rank and block, and the others
+    scaling       time per step and memory against n for all algorithms, with fitted slopes
+    floor         time / floor, where the floor is the step's large products alone, by BLAS
+    noise-cost    error of one gradient against time per step, for OK by rank and block and for the others
 
-Each is written as SVG and as PNG; what was measured goes to measurements.json, from which --redraw draws again.
+Each figure is written as SVG and PNG.  The measurements go to measurements.json, from which --redraw draws again.
+Leave OPENBLAS_CORETYPE unset: it would choose BLAS's kernels, and so change the floor.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from tqdm import tqdm
 
 import okcore
 
-NAMES = {  # in words; colours of Okabe and Ito, told apart by all kinds of colour vision, and a marker each
+NAMES = {  # label, colour and marker; the colours (Okabe and Ito) suit colour-blind readers
     "rtrl-block1": ("exact RTRL, textbook", "#D55E00", "s"),
     "rtrl": ("exact RTRL, blocked", "#E69F00", "D"),
     "ok8-block1": ("OK, rank 8, block 1", "#56B4E9", "^"),
@@ -41,7 +42,7 @@ NAMES = {  # in words; colours of Okabe and Ito, told apart by all kinds of colo
 
 
 def measure_scaling(bar):
-    """Return sizes, seconds a step and bytes for every algorithm."""
+    """Return sizes, seconds per step and bytes for every algorithm."""
     found = {}
     for name in NAMES:
         bar.set_postfix_str(name)
@@ -58,7 +59,7 @@ def measure_scaling(bar):
 
 
 def measure_floor(bar):
-    """Return [label, time over floor, target] for the rows of the targets that have a floor of products."""
+    """Return [label, time / floor, target] for each target whose floor is matrix products."""
     found = []
     for n, target in ((128, 1.4), (256, 1.25), (512, 1.15)):
         for rank in (8, 16):
@@ -77,10 +78,10 @@ def measure_floor(bar):
 
 
 def measure_noise(bar):
-    """Return the relative error of one gradient and the seconds of a step: RHN, n = 64, 200 steps in, mean over seeds."""
+    """Return the relative error of one gradient after 200 steps (RMS over seeds) and the seconds per step: RHN, n = 64."""
     n, T, seeds = (4, 20, 2) if TOY else (64, 200, 12)
     cell = okcore.RHN(16, n, rng=0)
-    cell.theta[n:, -1] += 3  # f is about 0.95: a state lasts for some twenty steps
+    cell.theta[n:, -1] += 3  # f is about 0.95: a state lasts about twenty steps
     rng = np.random.default_rng(1)
     xs = rng.normal(size=(T, 1, 16)).astype(cell.dtype)
     dh = rng.normal(size=(1, n)).astype(cell.dtype)
@@ -102,7 +103,7 @@ def measure_noise(bar):
         for seed in range(1 if name in ("tbptt", "rtrl", "rtrl-block1") else seeds):
             estimator = make(seed)
             estimator.run(xs[:-1])
-            estimator.step(xs[-1])  # theta fixed: the last block is open, as it is at most steps
+            estimator.step(xs[-1])  # leaves the last block open, as after most steps
             squares.append(np.sum((estimator.gradient(dh) - truth).astype(float) ** 2))
         job = Stream(make(0))
         job.block()
@@ -113,7 +114,7 @@ def measure_noise(bar):
 
 
 def measure():
-    """Measure everything, BLAS on one thread."""
+    """Measure everything, with BLAS on one thread."""
     with threadpool_limits(1, user_api="blas"), tqdm(total=len(NAMES) + 7 + 17, unit="measurement") as bar:
         return {
             "machine": f"{platform.machine()}, {okcore._kernels.instructions()} kernels",
@@ -127,7 +128,7 @@ def measure():
 
 
 def label_lines(axes, ends):
-    """Write each line's label at its right end, moved apart where they would touch."""
+    """Write each line's label at its right end, and move labels apart where they would touch."""
     bottom, top = np.log10(axes.get_ylim())
     gap = 0.045 * (top - bottom)
     at = -np.inf
@@ -141,7 +142,7 @@ def draw_scaling(found):
     """Draw time and memory against n with fitted slopes."""
     figure, panels = plt.subplots(1, 2, figsize=(12, 5))
     for axes, sizes, values, title, unit in (
-        (panels[0], "time_sizes", "seconds", "Time of a step with its gradient", "microseconds"),
+        (panels[0], "time_sizes", "seconds", "Time per step with its gradient", "microseconds"),
         (panels[1], "memory_sizes", "bytes", "Memory of one lane", "megabytes"),
     ):
         ends = []
@@ -154,7 +155,7 @@ def draw_scaling(found):
                 y = np.array(found[name]["seconds_flushed"]) * 1e6
                 axes.loglog(x, y, color=color, marker=marker, ms=5, lw=1.5, ls="--", mfc="white")
                 slope = scaling.exponent(x, y)
-                ends.append((y[-1], x[-1], f"... with one gradient a block: n$^{{{slope:.1f}}}$", color))
+                ends.append((y[-1], x[-1], f"... with one gradient per block: n$^{{{slope:.1f}}}$", color))
         axes.set_title(title, loc="left", fontsize=11)
         axes.set_xlabel("hidden units n\n(RNN, 16 inputs, one lane, float32, one thread)")
         axes.set_ylabel(unit)
@@ -169,7 +170,7 @@ def draw_scaling(found):
 
 
 def draw_floor(found):
-    """Draw time over floor with the targets."""
+    """Draw time / floor beside the targets."""
     figure, axes = plt.subplots(figsize=(8, 3.6))
     for row, (_, ratio, target) in enumerate(found):
         axes.barh(row, ratio, color="#0072B2" if ratio <= target else "#D55E00", height=0.6)
@@ -178,14 +179,14 @@ def draw_floor(found):
     axes.axvline(1, color="#000000", lw=0.8, ls=":")
     axes.set_yticks(range(len(found)), [label for label, *_ in found])
     axes.invert_yaxis()
-    axes.set_xlabel("time of a step and its gradient over that of its large products by BLAS alone (bar: target)")
+    axes.set_xlabel("time of a step and its gradient / time of its large products by BLAS (bar: target)")
     axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     return figure
 
 
 def draw_noise(found):
-    """Draw error of a gradient against time of a step."""
+    """Draw the error of one gradient against time per step."""
     figure, axes = plt.subplots(figsize=(8.5, 5.5))
     ranks = {2: "#56B4E9", 4: "#009E73", 8: "#0072B2", 16: "#CC79A7"}
     markers = {1: "s", 4: "^", 16: "o"}
@@ -205,9 +206,9 @@ def draw_noise(found):
         axes.axvline(found[name][1] * 1e6, color=color, lw=1.2, ls="--", label=f"{label}: no error")
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xlabel("microseconds a step, gradient at each\n(RHN that remembers for some 20 steps, n = 64, one lane, float32, one thread)")
+    axes.set_xlabel("microseconds per step, with a gradient at each\n(RHN that remembers about 20 steps, n = 64, one lane, float32, one thread)")
     axes.set_ylabel("error of one gradient, relative to the exact one")
-    axes.set_title("Cheaper and less noisy: longer blocks go left and down", loc="left", fontsize=11)
+    axes.set_title("Longer blocks are cheaper and less noisy", loc="left", fontsize=11)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=8.5, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -233,7 +234,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = Path(__file__).parent.parent / "docs" / "figures"
     parser.add_argument("--out", type=Path, default=default, help="folder to write to (default: docs/figures)")
-    parser.add_argument("--redraw", action="store_true", help="draw again what measurements.json holds")
+    parser.add_argument("--redraw", action="store_true", help="draw from measurements.json without measuring")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     kept = options.out / "measurements.json"

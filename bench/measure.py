@@ -1,4 +1,4 @@
-"""Timing that a noisy machine does not spoil: two jobs in turn, the ratio pair by pair, medians."""
+"""Timing on noisy machines: run two jobs in turn and take the median of their ratios."""
 
 import time
 
@@ -27,6 +27,6 @@ def paired(job, other, rounds=15, at_least=0.02):
 
 
 def copy_bandwidth(size=1 << 26):
-    """Return bytes a second read and written by a large copy, the best of several."""
+    """Return the bytes per second that a large copy reads and writes, the best of several."""
     source, target = np.ones(size // 4, np.float32), np.empty(size // 4, np.float32)
     return 2 * source.nbytes / min(seconds(lambda: np.copyto(target, source)) for _ in range(7))

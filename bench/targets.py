@@ -1,7 +1,8 @@
-"""Print every target of speed as a ratio measured now, or those of some rows.
+"""Measure the speed targets of all rows, or of some, as ratios.
 
-A floor is the step's large matrix products alone, through SciPy's BLAS, on the same shapes, data warm.  BLAS has one thread.
-Rows 8 and 9 need PyTorch.  A few minutes; the machine should do nothing else, and row 10 needs two processors.
+A floor is the time of the step's large matrix products alone, through SciPy's BLAS on one thread, on the same shapes, with
+warm data.  Leave OPENBLAS_CORETYPE unset: it would choose BLAS's kernels, and so change the floor.  Rows 8 and 9 need
+PyTorch, row 10 two processors.  This takes a few minutes; the machine should do nothing else.
 """
 
 import argparse
@@ -105,9 +106,9 @@ def row_2():
 
 
 def gradient_error(block, steps=150, seeds=8):
-    """Return OK(16)'s error relative to exact RTRL, root of the mean square over draws: RHN n = 128, one lane."""
+    """Return the error of OK(16) relative to exact RTRL, RMS over draws: RHN n = 128, one lane."""
     cell = okcore.RHN(4, 128, rng=0)
-    cell.theta[128:, -1] += 3  # f is about 0.95: a state lasts for some twenty steps
+    cell.theta[128:, -1] += 3  # f is about 0.95: a state lasts about twenty steps
     rng = np.random.default_rng(0)
     xs, dh = rng.normal(size=(steps, 1, 4)).astype("f"), rng.normal(size=(1, 128)).astype("f")
 
@@ -121,14 +122,14 @@ def gradient_error(block, steps=150, seeds=8):
 
 
 def row_3():
-    """Blocked RTRL against the textbook's."""
+    """Blocked RTRL against textbook RTRL."""
     cell = okcore.RNN(16, 128, rng=0)
     one = warm(Stepper(cell, okcore.RTRL(cell, 1)))
     S, P, m = 128, 128, 145
     yield "RTRL block 1 / its product", paired(one, products([(S, S, P * m, 1)]), 7)[0], 1.2, "x floor, at most", ""
     many = warm(Stepper(cell, okcore.RTRL(cell)))
     K = many.estimator.block
-    yield f"RTRL block 1 / block {K}, gradient each step", paired(one, many.block, 7)[0] * K, 12, "x faster, at least", ""
+    yield f"RTRL block 1 / block {K}, gradient at each step", paired(one, many.block, 7)[0] * K, 12, "x faster, at least", ""
     lazy = Stepper(cell, okcore.RTRL(cell, update_every=10**6))
     K = lazy.estimator.block
     lazy.block_flushed()
@@ -149,16 +150,16 @@ def row_4():
         for flushed in (False, True):
             sizes = scaling.sizes_for_time(name)
             seconds = [scaling.seconds_a_step(name, n, flushed) for n in sizes]
-            how = "one gradient a block" if flushed else "a gradient at every step"
+            how = "one gradient per block" if flushed else "a gradient at every step"
             found[name, flushed] = scaling.exponent(sizes, seconds)
             yield f"{name}, time, {how}", found[name, flushed], target, sense, ""
     sizes = scaling.sizes_for_time("rtrl")
     reading = [seconds_to_read_J(n) for n in sizes]
     rates = ", ".join(f"{4 * n * n * (n + 17) / t * 1e-9:.0f}" for n, t in zip(sizes, reading, strict=True))
-    yield "reading J, which a gradient has to: exponent", scaling.exponent(sizes, reading), None, "n^...", f"at {rates} GB/s"
+    yield "reading J, as a gradient must: exponent", scaling.exponent(sizes, reading), None, "n^...", f"at {rates} GB/s"
     for flushed in (False, True):
         gap = found["rtrl-block1", flushed] - found["rtrl", flushed]
-        yield "textbook RTRL's exponent less blocked RTRL's", gap, 0.4, "at least", ""
+        yield "exponent of textbook RTRL minus blocked RTRL's", gap, 0.4, "at least", ""
 
 
 def seconds_to_read_J(n):
@@ -197,14 +198,14 @@ def row_6():
         block()
     shapes = [(S, S, n, B * (K - 1)), (S, S, P, B * r), (N, S * P, N, B), (r, N, S * P, B)]
     floor_gemm = products(shapes)
-    read = 4 * B * r * S * P * K / copy_bandwidth() * 2  # a read costs half a copy's traffic; so the copy's rate
+    read = 4 * B * r * S * P * K / copy_bandwidth() * 2  # the time of copying as many bytes
     _, a, b = paired(block, floor_gemm, rounds=7)
     floor = b / 2 + read / 2
     yield "Copy training step, 2 threads", a / floor, 1.6, "x floor, at most", f"{a / K * 1e3:.2f} / {floor / K * 1e3:.2f} ms"
 
 
 def row_7():
-    """Small sizes against reference.py."""
+    """Small sizes, against reference.py."""
     from okcore import reference
 
     for block in (1, 16):
@@ -235,7 +236,7 @@ def row_7():
 
 def rivals(horizon):
     if compare.PyTorch not in compare.rivals():
-        print("     PyTorch is not installed: rows 8 and 9 are left out")
+        print("     PyTorch is not installed: rows 8 and 9 are skipped")
         return
     for job, target in compare.jobs():
         if job.horizon == horizon:
@@ -244,12 +245,12 @@ def rivals(horizon):
 
 
 def row_8():
-    """TBPTT, 25 steps and an update."""
+    """PyTorch against okcore, TBPTT with 25 steps per update."""
     yield from rivals(25)
 
 
 def row_9():
-    """An update at every step."""
+    """PyTorch against okcore, with an update at every step."""
     yield from rivals(1)
 
 
@@ -271,12 +272,12 @@ def main():
         epilog="\n".join(f"{name:>3}  {row.__doc__}" for name, row in ROWS.items())
         + "\n 11  A step allocates nothing: tests/test_memory.py.",
     )
-    parser.add_argument("rows", nargs="*", choices=[[], *ROWS], metavar="ROW", help="all if none is given")
+    parser.add_argument("rows", nargs="*", choices=[[], *ROWS], metavar="ROW", help="rows to measure (default: all)")
     names = parser.parse_args().rows
     with threadpool_limits(1, user_api="blas"):
         for name in names or ROWS:
             for what, ratio, target, sense, detail in ROWS[name]():
-                if target is None:  # not a target, but the reason of one that is missed
+                if target is None:  # not a target: it explains one that is missed
                     verdict = sense
                 else:
                     good = ratio <= target if "most" in sense else ratio >= target

@@ -1,4 +1,4 @@
-"""What the benchmarks share.  OKCORE_BENCH_TOY=1 makes every size tiny: the test suite runs each benchmark so."""
+"""What the benchmarks share.  OKCORE_BENCH_TOY=1 makes every size tiny, for the test suite."""
 
 import os
 
@@ -20,7 +20,7 @@ ESTIMATORS = {
 
 
 def sizes(*values):
-    """Return the sizes, or toy ones of the same number."""
+    """Return the sizes, or as many toy sizes."""
     return [3 + i for i in range(len(values))] if TOY else list(values)
 
 
@@ -43,7 +43,7 @@ class Stream:
 
     @property
     def period(self):
-        """Whole blocks, of at least 8 steps."""
+        """The number of steps in whole blocks, at least 8."""
         return self.estimator.block * -(-8 // self.estimator.block)
 
     def block(self):
@@ -52,7 +52,7 @@ class Stream:
             self()
 
     def run(self):
-        """Take `period` steps in one call, with one gradient for them all."""
+        """Take `period` steps in one call, with one gradient for all of them."""
         at = [(self.taken + t) % 97 for t in range(self.period)]
         dhs = np.broadcast_to(self.dh, (self.period, *self.dh.shape))
         self.estimator.run(np.stack([self.xs[i] for i in at]), dhs)

@@ -1,4 +1,4 @@
-"""Steps and gradients: estimators by cells, sizes, blocks, dtypes and lanes; time, peak memory, accuracy."""
+"""Time, peak memory and accuracy of steps and gradients, by estimator, cell, size, block, dtype and lanes."""
 
 import numpy as np
 
@@ -15,7 +15,7 @@ class Steps:
 
     def setup(self, estimator, cell, n, lanes):
         if estimator == "rtrl-block1" and n > 32 and (cell != "RNN" or lanes > 1):
-            raise NotImplementedError("the textbook's n^4 would take minutes")
+            raise NotImplementedError("textbook RTRL (n^4) would take minutes")
         self.stream = Stream(ESTIMATORS[estimator](getattr(okcore, cell)(16, n, rng=0), lanes))
         self.stream.block()
 
@@ -24,7 +24,7 @@ class Steps:
 
 
 class Ok:
-    """OK by rank, block and dtype, at RHN n = 128 with 4 lanes: time, and error against exact RTRL beside it."""
+    """OK by rank, block and dtype (RHN, n = 128, 4 lanes): time, and error relative to exact RTRL."""
 
     params = [[4, 16], [1, 4, 16, 32], ["float32", "float64"]]
     param_names = ["rank", "block", "dtype"]
@@ -68,7 +68,7 @@ class Memory:
 
 
 class Float32:
-    """Rounding: the gradient of an exact algorithm in float32 against the same in float64, relative, 200 steps in."""
+    """Rounding: relative error of an exact algorithm's gradient in float32 against float64, after 200 steps."""
 
     params = [["tbptt", "rtrl-block1", "rtrl"], ["RNN", "RHN", "LSTM", "GRU"]]
     param_names = ["estimator", "cell"]

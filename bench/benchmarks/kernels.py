@@ -1,4 +1,4 @@
-"""The kernels by themselves."""
+"""Single kernels."""
 
 import numpy as np
 

@@ -15,21 +15,21 @@ from .common import ESTIMATORS, TOY, Stream
 
 TIME_SIZES = {"rtrl-block1": (96, 128, 192, 256)}
 MEMORY_SIZES = dict.fromkeys(("rtrl", "rtrl-block1"), (128, 192, 256, 384, 512))
-LARGE = (96, 128, 192, 256, 384, 512), (256, 384, 512, 768, 1024)  # less is lost among what Python takes
+LARGE = (96, 128, 192, 256, 384, 512), (256, 384, 512, 768, 1024)  # so large that Python's own memory matters little
 
 
 def sizes_for_time(name):
-    """Return the n over which a step's time is fitted."""
+    """Return the sizes n over which the time per step is fitted."""
     return (4, 8) if TOY else TIME_SIZES.get(name, LARGE[0])
 
 
 def sizes_for_memory(name):
-    """Return the n over which memory is fitted."""
+    """Return the sizes n over which memory is fitted."""
     return (4, 8) if TOY else MEMORY_SIZES.get(name, LARGE[1])
 
 
 def exponent(sizes, values):
-    """Return the slope of a straight line through log value against log size."""
+    """Return the slope of a straight line fitted to log(value) against log(size)."""
     return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
 
 
@@ -39,9 +39,9 @@ def stream(name, n):
 
 
 def seconds_a_step(name, n, flushed=False, rounds=3, at_least=0.05):
-    """Return the seconds of a step over whole blocks, the best of some rounds.
+    """Return the seconds per step over whole blocks, the best of several rounds.
 
-    With a gradient at every step; `flushed`: by `run`, with one gradient a block.
+    Each step has a gradient or, if `flushed`, all steps of a period (whole blocks) share one.
     """
     job = stream(name, n)
     take = job.run if flushed else job.block
@@ -50,7 +50,7 @@ def seconds_a_step(name, n, flushed=False, rounds=3, at_least=0.05):
 
 
 def seconds_of(job, take, at_least):
-    """Return the seconds of a step while `take` is called again and again, for a time or at least once."""
+    """Return the seconds per step while `take` is called at least once and for `at_least` seconds."""
     before, start = job.taken, time.perf_counter()
     while job.taken == before or time.perf_counter() - start < at_least:
         take()
@@ -58,7 +58,7 @@ def seconds_of(job, take, at_least):
 
 
 def memory_bytes(name, n, processes=3):
-    """Return what an estimator adds to the memory of a fresh process, the least of some, in pages touched (Linux)."""
+    """Return the bytes of touched pages that an estimator adds to a fresh process, the least of several (Linux)."""
     program = f"from benchmarks.scaling import print_memory; print_memory({name!r}, {n})"
     command, folder = [sys.executable, "-c", program], Path(__file__).parent.parent
     return min(
@@ -68,13 +68,13 @@ def memory_bytes(name, n, processes=3):
 
 
 def print_memory(name, n):
-    """Print the growth of anonymous memory; nothing is freed between, so this is the peak."""
+    """Print the growth of anonymous memory.  Nothing is freed in between, so this is the peak."""
 
     def anonymous():
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
 
-    stream(name, 8).block()  # what libraries keep for themselves
+    stream(name, 8).block()  # so that libraries have made their buffers
     gc.collect()
     if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
         libc.malloc_trim(0)

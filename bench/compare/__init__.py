@@ -1,1 +1,1 @@
-"""Others at the same job; `python bench/compare` prints the table."""
+"""Other implementations at the same job; `python bench/compare` prints the table."""

@@ -1,7 +1,7 @@
-"""Print how many times longer others take for the same job, rows 8 and 9 of the targets: medians of paired runs.
+"""Print how many times longer others take for the same job (rows 8 and 9 of the targets): medians of paired runs.
 
-TBPTT: 25 steps, then one update (PyTorch is never to be faster).  Horizon 1: an update at every step (PyTorch is to take at
-least 10 times as long with one lane, 3 times with 16).  Everything runs on one thread.
+Horizon 25: one update per 25 steps of TBPTT; PyTorch must never be faster.  Horizon 1: an update at every step; PyTorch must
+take at least 10 times as long with one lane, 3 times with 16.  Everything runs on one thread.  Leave OPENBLAS_CORETYPE unset.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def jobs(toy=False):
 
 
 def rivals():
-    """Return the adapters that can run here; PyTorch is an optional extra."""
+    """Return the adapters that can run here (PyTorch is optional)."""
     found = [PyTorch, NumpyReference, Nothing]
     try:
         import torch
@@ -44,7 +44,7 @@ def rivals():
 
 
 def ratio_to_ours(adapter, job, rounds=9):
-    """Return the median of the rival's time over okcore's, and okcore's seconds a step."""
+    """Return the median of the rival's time over okcore's, and okcore's seconds per step."""
     ratio, _, ours = paired(adapter(job), Okcore(job), rounds)
     return ratio, ours / job.horizon
 
@@ -52,11 +52,11 @@ def ratio_to_ours(adapter, job, rounds=9):
 def main():
     parser = argparse.ArgumentParser(prog="python bench/compare", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--toy", action="store_true", help="tiny sizes, one round: does it run?")
+    parser.add_argument("--toy", action="store_true", help="tiny sizes and one round, to check that it runs")
     toy = parser.parse_args().toy
     adapters = rivals()
     if PyTorch not in adapters:
-        print("PyTorch is not installed (pip install torch --index-url https://download.pytorch.org/whl/cpu): left out\n")
+        print("PyTorch is not installed (pip install torch --index-url https://download.pytorch.org/whl/cpu): skipped\n")
     print("time over okcore's:          " + "".join(f"{a.name:>10}" for a in adapters) + "    target   okcore us/step")
     with threadpool_limits(1, user_api="blas"):
         for job, target in jobs(toy):

@@ -1,9 +1,9 @@
-"""The job that all do: `horizon` time steps of every lane with a credit dl/dh at each, the gradient of all of them, and one
-step of plain gradient descent; no readout on any side.
+"""The job: `horizon` time steps of every lane with a credit dl/dh at each, the gradient of all of them, and one step of
+gradient descent.  There is no readout.
 
-An adapter is a class in a file of its own: made from a Job, called once for each job done, and `parameters()` returns theta
-(P, m) in okcore's layout.  All start from the same parameters, get the same inputs and credits, and keep the state from one
-job to the next.
+An adapter is a class in its own file.  It is made from a Job and called once per repetition; `parameters()` returns theta
+(P, m) in okcore's layout.  All adapters start from the same parameters, get the same inputs and credits, and keep the state
+between calls.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ RATE = np.float32(1e-6)
 
 @dataclass
 class Job:
-    """What is to be done: cell "RNN", "LSTM" or "GRU", its size, lanes, and steps between updates."""
+    """Cell ("RNN", "LSTM" or "GRU"), hidden units, lanes, and steps per update."""
 
     cell: str
     n: int
@@ -31,5 +31,5 @@ class Job:
         self.dhs = rng.normal(size=(self.horizon, self.lanes, self.n)).astype(np.float32)
 
     def make_cell(self, package=okcore):
-        """Return the cell, of okcore or of okcore.reference, with the parameters to start from."""
+        """Return the cell, of okcore or of okcore.reference, with its initial parameters."""
         return getattr(package, self.cell)(self.n_in, self.n, rng=0)

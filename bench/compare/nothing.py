@@ -1,4 +1,4 @@
-"""Do nothing: walk over the data, which is what the loop around a job costs by itself."""
+"""Only loop over the data: the cost of the loop around a job."""
 
 
 class Nothing:

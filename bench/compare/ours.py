@@ -1,4 +1,4 @@
-"""okcore: one `run` a job, or one `step` and `gradient` where there is an update at every step."""
+"""okcore: one `run` per job, or one `step` and one `gradient` if there is an update at every step."""
 
 import numpy as np
 from scipy.linalg import blas

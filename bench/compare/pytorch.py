@@ -1,4 +1,4 @@
-"""PyTorch: torch.nn.RNN, LSTM or GRU over the whole job, autograd, and the update by hand, which is faster than torch.optim."""
+"""PyTorch: torch.nn.RNN, LSTM or GRU over the whole job, autograd, and an explicit update, which is faster than torch.optim."""
 
 import numpy as np
 
@@ -35,7 +35,7 @@ class PyTorch:
                 weight.grad = None
 
     def parameters(self):
-        # But in a GRU, torch's two biases have the same gradient and act as one that moves twice as far as okcore's.
+        # Except in a GRU, torch's two biases have the same gradient: their sum moves twice as far as okcore's bias, so return one.
         W_x, W_h, b_x, b_h = (w.detach().numpy() for w in self.weights)
         biases = [b_x, b_h] if self.job.cell == "GRU" else [b_x]
         return np.column_stack([W_x, W_h, *biases])
