@@ -1,8 +1,8 @@
-"""A cell of your own: the update-gate RNN of Collins, Sohl-Dickstein & Sussillo (2017), in plain NumPy.
+"""A custom cell: the update-gate RNN of Collins, Sohl-Dickstein & Sussillo (2017), in plain NumPy.
 
     g = sigmoid(a_g),  c = tanh(a_c),  h = g h' + (1 - g) c
 
-Run it with ``python examples/ugrnn.py``: it learns the Copy task with the OK estimator.
+``python examples/ugrnn.py`` trains it on the Copy task with the OK estimator.
 """
 
 import numpy as np

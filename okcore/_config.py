@@ -1,4 +1,4 @@
-"""What this installation is made of."""
+"""Versions, BLAS, threads and build flags of this installation."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""Random streams: one child of the seed a lane, so that a lane's draws depend on nothing but its own past."""
+"""Random streams: one child of the seed per lane, so that a lane's draws depend only on its own past."""
 
 import numpy as np
 
@@ -37,8 +37,8 @@ def initial_values(shape, n_hidden, init, scale, rng):
 
 
 def lane_generators(rng, batch_size):
-    """Return one PCG64 Generator a lane, the children of `rng`'s seed."""
-    if isinstance(rng, np.random.Generator):  # NumPy's own way: a Generator counts the children it has given
+    """Return one PCG64 Generator per lane, the children of `rng`'s seed."""
+    if isinstance(rng, np.random.Generator):  # as in NumPy, a Generator counts its children
         children = as_seed_sequence(rng).spawn(batch_size)
     else:
         seed = as_seed_sequence(rng)
@@ -50,7 +50,7 @@ def lane_generators(rng, batch_size):
 
 
 def get_states(generators):
-    """Return the streams' positions as (len(generators), 6) words."""
+    """Return the streams' positions, (len(generators), 6) words."""
     words = np.empty((len(generators), 6), np.uint64)
     for row, generator in zip(words, generators, strict=True):
         state = generator.bit_generator.state
@@ -63,7 +63,7 @@ def get_states(generators):
 
 
 def set_states(generators, words):
-    """Put streams at positions that `get_states` returned."""
+    """Restore streams' positions that `get_states` returned."""
     for generator, row in zip(generators, np.asarray(words, np.uint64), strict=True):
         word = [int(w) for w in row]
         generator.bit_generator.state = {

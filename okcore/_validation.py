@@ -1,4 +1,4 @@
-"""Checks of what users pass in: every error names the argument, what was expected and what came."""
+"""Checks of arguments: every error names the argument, what was expected and what was passed."""
 
 import numbers
 import operator
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def describe(value):
-    """Say what a value is, for an error message."""
+    """Describe a value in an error message."""
     if isinstance(value, np.ndarray):
         return f"{value.dtype} array of shape {value.shape}"
     return f"{type(value).__name__} {value!r}"
@@ -73,7 +73,7 @@ def as_dtype(name, dtype):
 def as_dict(name, value, keys=None):
     """Return a mapping as a dict, with exactly these keys if they are given.
 
-    Scalars that went through an .npz file come back as arrays of no axes: they are scalars again here.
+    Arrays without axes become scalars: .npz files turn scalars into such arrays.
     """
     if not isinstance(value, Mapping):
         raise TypeError(f"{name} must be a dict, got {describe(value)}")
@@ -87,7 +87,7 @@ def as_dict(name, value, keys=None):
 
 
 def as_array(name, value):
-    """Return `value` as an array of any shape and dtype; nested lists of unequal lengths are none."""
+    """Return `value` as an array of any shape and dtype; refuse nested lists of unequal lengths."""
     try:
         return np.asarray(value)
     except (ValueError, TypeError):
@@ -95,7 +95,7 @@ def as_array(name, value):
 
 
 def as_floats(name, value, shape, dtype, finite=False):
-    """Return `value` as a contiguous, aligned array of exactly this shape and dtype; no cast is made."""
+    """Return `value` as a contiguous, aligned array of exactly this shape and dtype, never cast."""
     array = as_array(name, value)
     if array.dtype != dtype:
         raise TypeError(f"{name} must be {dtype} of shape {shape}, got {describe(array)}")
@@ -150,7 +150,7 @@ def as_symbols(name, value, shape, n_symbols):
 
 
 def raise_not_finite(name, array):
-    """Raise for an array with NaN or Inf; names the first place."""
+    """Raise for an array with NaN or Inf, naming the first position."""
     where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
     raise ValueError(f"{name} must be finite, got {array[where]} at {where}")
 

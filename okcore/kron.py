@@ -1,4 +1,4 @@
-"""Sums of Kronecker products J = sum_i A_i (x) u_i, A (N, S, P), u (N, m): the kernels by themselves."""
+"""Sums of Kronecker products J = sum_i A_i (x) u_i, A (N, S, P), u (N, m): the kernels as functions."""
 
 import numpy as np
 
@@ -21,7 +21,7 @@ def _factors(A):
 
 
 def _terms(u, A):
-    """Return u and A as contiguous arrays of one dtype and one number of terms."""
+    """Return u and A as contiguous arrays of the same dtype and number of terms."""
     A = _factors(A)
     u = _validation.as_array("u", u)
     if u.ndim != 2 or 0 in u.shape:
@@ -30,7 +30,7 @@ def _terms(u, A):
 
 
 def _finite(name, result):
-    """Return a result that did not overflow."""
+    """Return `result`, or raise if it is not finite."""
     if not np.isfinite(result).all():
         raise FloatingPointError(f"{name}: the result is not finite in {result.dtype}")
     return result
@@ -78,7 +78,7 @@ def contract(v, u, A):
 
     Notes
     -----
-    2 N S P + 2 N P m flops; bound by reading A once.
+    2 N S P + 2 N P m flops; limited by the time to read A once.
     """
     u, A = _terms(u, A)
     v = _validation.as_floats("v", v, A.shape[1:2], A.dtype, finite=True)
@@ -120,36 +120,36 @@ def reduce(u, A, rank, rng=None, mixing="signs", signs=None, start=None):
     ----------
     u : (N, m) array
     A : (N, S, P) array
-        Of the same dtype, float32 or float64; the decisions are always made in float64.
+        Of the same dtype as `u`, float32 or float64; decisions are always made in float64.
     rank : int
-        Terms r that come out.
+        Number of terms r to return.
     rng : int, SeedSequence, Generator or None
-        Draws the signs or the start where they are not given.
+        Draws `signs` or `start` if not given.
     mixing : {"signs", "sampling"}
-        Mix the tail of the singular values by random signs: the squared error is s1^2 / k - s2 for every draw.
-        Or keep a random subset of it (systematic sampling): the same in the mean.
+        ``"signs"`` mixes the tail of the singular values with random signs: the squared error is s1^2 / k - s2 for
+        every draw.  ``"sampling"`` keeps a random subset (systematic sampling): the mean squared error is the same.
     signs : (N,) array of +1 and -1, optional
-        The draw, one sign a singular component in descending order; those of kept components are unused.
+        One sign per singular component in descending order; those of kept components are unused.
     start : float in [0, 1), optional
-        The draw of systematic sampling.
+        The random number of systematic sampling.
 
     Returns
     -------
     u : (rank, m) array
     A : (rank, S, P) array
-        Terms that are not needed are zero.  If N <= rank: copies of all N terms, exact.
+        Unneeded terms are zero.  If N <= rank, the result is a copy of all N terms.
 
     Raises
     ------
     TypeError, ValueError
-        Naming the argument.
+        If an argument is invalid; the message names it.
     FloatingPointError
         If a product of the terms overflows.
 
     Notes
     -----
     N^2 (S P + m) multiply-adds in float64 for the Gram matrices, 2 rank N (S P + m) flops for the mixing, and
-    O(N^3) for the core.  A direction that is a combination of the others to within 3e-7 counts as none.
+    O(N^3) for the core.  A direction that is a combination of the others to within 3e-7 is left out.
 
     References
     ----------
@@ -185,7 +185,7 @@ def reduce(u, A, rank, rng=None, mixing="signs", signs=None, start=None):
         start = _validation.as_real("start", start, least=0, below=1)
     if rank >= N:
         return u.copy(), A.copy()
-    # Shift the factors' exponents together, exactly: squares of 1e-200 or 1e200 would leave float64's range.
+    # Balance the exponents of u and A, exactly: squares of 1e-200 or 1e200 would leave float64's range.
     shift = (np.frexp(np.abs(A).max(axis=(1, 2)))[1] - np.frexp(np.abs(u).max(axis=1))[1]) // 2
     u, A = np.ldexp(u, shift[:, None]), np.ldexp(A, -shift[:, None, None])
     u_new, A_new = np.zeros((rank, u.shape[1]), u.dtype), np.zeros((rank, *A.shape[1:]), A.dtype)

@@ -6,7 +6,7 @@ from okcore import _validation
 
 
 class Optimizer:
-    """Base class: keeps one set of slots (arrays shaped like the parameter) a name."""
+    """Base class: keeps one set of slots (arrays shaped like the parameter) per name."""
 
     slots = ()
 
@@ -22,9 +22,9 @@ class Optimizer:
         Parameters
         ----------
         name : str
-            Whose slots to use.
+            Name of the parameter; selects its slots.
         parameter, gradient : ndarray
-            Of one shape and dtype, float32 or float64.
+            Both of the same shape and dtype, float32 or float64.
         """
         for argument, array in (("parameter", parameter), ("gradient", gradient)):
             if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
@@ -44,7 +44,7 @@ class Optimizer:
         self._move(parameter, gradient, self._counts[name], *self._scratch[name], **self._slots[name])
 
     def state_dict(self):
-        """Return slots and counts, copies."""
+        """Return copies of slots and counts."""
         state = {"kind": type(self).__name__}
         for name, slots in self._slots.items():
             state[f"{name}.count"] = self._counts[name]

@@ -13,16 +13,16 @@ PARAMETERS = """
     ----------
     n_hidden, n_out : int
     dtype : {float32, float64}
-        The cell's.
+        The cell's dtype.
     rng : int, SeedSequence, Generator or None
     init : {"uniform", "normal", "zeros"}
-        ``"uniform"`` is torch's U(-1/sqrt(n), 1/sqrt(n)), ``"normal"`` N(0, scale^2).
+        ``"uniform"`` draws from U(-1/sqrt(n), 1/sqrt(n)), as torch does; ``"normal"`` from N(0, scale^2).
     scale : float
 
     Attributes
     ----------
     weights : (n_out, n_hidden + 1) ndarray
-        ``[W | b]``, one fixed buffer.
+        ``[W | b]``, always the same buffer.
 """
 
 
@@ -95,7 +95,7 @@ class SoftmaxReadout(Readout):
 
 @fill(parameters=PARAMETERS)
 class LinearReadout(Readout):
-    """Linear outputs with the squared error, half of it summed over outputs (a Gaussian's, in nats).
+    """Linear outputs; the loss is half the squared error, summed over outputs (a Gaussian's, in nats).
 
     {parameters}
     """

@@ -16,7 +16,7 @@ from okcore.runs import checkpoint
 
 
 class OnlineTrainer:
-    """Trains while the stream runs: step, loss, gradient, update.
+    """Train on a stream: step, loss, gradient, update.
 
     Parameters
     ----------
@@ -24,10 +24,10 @@ class OnlineTrainer:
     estimator : Estimator
         Made for `cell`.
     readout : Readout
-        With the cell's n_hidden and dtype.
+        Of the cell's n_hidden and dtype.
     optimizer : Optimizer
     clip : float, optional
-        Bound on the norm of the recurrent gradient; the readout's is not clipped.
+        Largest norm of the recurrent gradient; the readout's gradient is not clipped.
     update_every : int
         Steps between two updates; gradients are averaged over them.
 
@@ -65,14 +65,14 @@ class OnlineTrainer:
         self._readout_gradient = np.zeros_like(readout.weights)
 
     def partial_fit(self, x, y, reset=None):
-        """Take one time step and, every `update_every` of them, one update.
+        """Take one time step, and one update every `update_every` steps.
 
         Parameters
         ----------
         x : (B, n_in) floats or (B,) integers
         y : (B,) integers, or (B, n_out) floats for a LinearReadout
         reset : (B,) bool, optional
-            Lanes that start a new sequence with this step.
+            Lanes that start a new sequence at this step.
 
         Returns
         -------
@@ -103,7 +103,7 @@ class OnlineTrainer:
     def _update(self, readout_gradient):
         if self.clip is not None:
             flat = self._gradient.ravel()
-            norm = math.sqrt(np.einsum("i,i->", flat, flat, dtype=np.float64))  # float32's overflows at 1e19
+            norm = math.sqrt(np.einsum("i,i->", flat, flat, dtype=np.float64))  # float32 overflows at 2e19
             if norm > self.clip:
                 self._gradient *= self.cell.dtype.type(self.clip / norm)
         self.optimizer.update("theta", self.cell.theta, self._gradient)
@@ -133,7 +133,7 @@ class OnlineTrainer:
 
         Notes
         -----
-        BLAS is held to one thread meanwhile: lanes are what is spread over threads (the estimator's n_threads).
+        BLAS runs on one thread during `fit`; the estimator's n_threads spreads the lanes over threads.
         """
         steps = _validation.as_int("steps", steps, 0)
         if not (hasattr(task, "__next__") and hasattr(task, "observe")):
@@ -153,14 +153,14 @@ class OnlineTrainer:
         return losses[:taken]
 
     def evaluate_bits(self, symbols, chunk=1000):
-        """Return the mean cross-entropy in bits of a sequence of symbols, one pass with the state carried.
+        """Return the mean cross-entropy in bits of a sequence of symbols, in one pass without resets.
 
         Parameters
         ----------
         symbols : (T,) integers
-            Each is predicted from those before it; the first is only read.
+            Each is predicted from those before it, except the first.
         chunk : int
-            Steps between two calls of the readout.
+            Steps per call of the readout.
         """
         symbols = _validation.as_array("symbols", symbols)
         if symbols.ndim != 1 or len(symbols) < 2:
@@ -176,7 +176,7 @@ class OnlineTrainer:
         return total / (len(symbols) - 1)
 
     def state_dict(self):
-        """Return everything a bitwise resume needs, in groups of arrays and plain scalars."""
+        """Return groups of arrays and plain scalars from which training resumes with bit-identical results."""
         return {
             "trainer": {
                 "steps": self.steps,
@@ -216,9 +216,9 @@ class OnlineTrainer:
         self.steps = steps
 
     def save(self, path):
-        """Write a checkpoint (.npz without pickle), all of it or nothing."""
+        """Write a checkpoint (.npz without pickle) atomically."""
         checkpoint.write(path, self.state_dict())
 
     def load(self, path):
-        """Go on from a checkpoint; one that is damaged or of another kind raises ValueError and changes nothing."""
+        """Load a checkpoint; one that is damaged or does not fit raises ValueError and changes nothing."""
         self.load_state_dict(checkpoint.read(path))

@@ -1,1 +1,1 @@
-"""Runs: training in a folder, with options, checkpoints and a command line."""
+"""Runs: training in a folder, with options, metrics, checkpoints and a command line."""

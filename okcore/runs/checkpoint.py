@@ -1,4 +1,4 @@
-"""Checkpoints: one .npz, no pickle, never half written, the one before kept."""
+"""Checkpoints: one .npz file without pickle, written atomically; the previous one can be kept."""
 
 import io
 import os
@@ -26,16 +26,16 @@ def unflatten(flat):
 
 
 def previous(path):
-    """Return the path of the checkpoint before `path`."""
+    """Return the path of the checkpoint that `path` replaced."""
     path = Path(path)
     return path.with_name(path.stem + ".previous" + path.suffix)
 
 
 def write(path, groups, keep=False):
-    """Write {group: {name: array or plain scalar}} to `path`, all of it or nothing.
+    """Write {group: {name: array or plain scalar}} to `path`, atomically.
 
-    The file is written under another name in the same folder, flushed to disk and renamed.  With `keep` a file
-    that was there stays as ``<name>.previous.npz``.
+    The file is written under another name in the same folder, flushed to disk and renamed.  With `keep`, an existing
+    file is kept as ``<name>.previous.npz``.
     """
     path = Path(path)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem + ".", suffix=".partial")
@@ -66,28 +66,28 @@ def _umask():
 
 
 def read(path):
-    """Return the groups in `path`; a file that is damaged or foreign raises ValueError."""
+    """Return the groups in `path`; a file that is damaged or not a checkpoint raises ValueError."""
     if Path(path).is_dir():
         raise IsADirectoryError(f"checkpoint must be a file, got the folder {str(path)!r}")
     data = Path(path).read_bytes()
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             flat = {name: file[name] for name in file.files}
-    except Exception as error:  # zipfile, zlib and NumPy have many ways to say that bytes make no sense
-        raise ValueError(f"checkpoint {str(path)!r} is damaged or is none: {error}") from None
+    except Exception as error:  # zipfile, zlib and NumPy raise many kinds of errors for damaged files
+        raise ValueError(f"{str(path)!r} is damaged or is not a checkpoint: {error}") from None
     groups = unflatten({name: value.item() if value.ndim == 0 else value for name, value in flat.items()})
     own = groups.pop("okcore", {})
     if own.get("format") != FORMAT:
         raise ValueError(f"checkpoint {str(path)!r} must be of okcore's format {FORMAT}, got {own.get('format')}")
     if own.get("entries") != len(flat) - 2:
-        raise ValueError(f"checkpoint {str(path)!r} is damaged: {own.get('entries')} entries must be there")
+        raise ValueError(f"checkpoint {str(path)!r} is damaged: it must hold {own.get('entries')} entries")
     return groups
 
 
 def read_newest(path):
-    """Return `read(path)`, or with a warning the checkpoint before it if the newest is damaged or missing.
+    """Return `read(path)`, or, with a warning, the previous checkpoint if that file is damaged or missing.
 
-    A damaged file is put aside as ``<name>.damaged.npz``, so that it cannot take the place of the sound one.
+    A damaged file is renamed to ``<name>.damaged.npz``, so that it cannot replace the sound one.
     """
     path = Path(path)
     try:
@@ -96,7 +96,7 @@ def read_newest(path):
         if not previous(path).exists():
             raise
         groups = read(previous(path))
-        warnings.warn(f"{error}; going on from the checkpoint before it", stacklevel=2)
+        warnings.warn(f"{error}; using the previous checkpoint", stacklevel=2)
         if path.exists():
             os.replace(path, path.with_name(path.stem + ".damaged" + path.suffix))
         return groups

@@ -20,12 +20,12 @@ examples:
   okcore train copy                  a small network learns to repeat bit strings (a minute or two)
   okcore train text python-docs      a character model of Python's own documentation
   okcore train text my.txt           ... of your own text
-  okcore resume runs/copy-001        go on with a run that was stopped or killed
+  okcore resume runs/copy-001        resume a run that was stopped or killed
 """
 
 COPY_EXAMPLES = """
-The network reads a start sign and a random bit string and must say the string again afterwards.  Whenever it does
-well, strings grow; the run reports the length it works at.
+The network reads a start symbol and a random bit string, and must then repeat the string.  The strings grow longer
+whenever it does well; the run reports their current length.
 
 examples:
   okcore train copy
@@ -35,7 +35,7 @@ examples:
 """
 
 TEXT_EXAMPLES = """
-The network predicts each next byte of a text.  It is measured in bits a character on the validation text: lower is
+The network predicts the next byte of a text.  Its measure is bits per character on the validation text; lower is
 better.
 
 examples:
@@ -45,7 +45,7 @@ examples:
 """
 
 TRAIN_EXAMPLES = """\
-Start a run: on the Copy task or on a text.
+Start a run on the Copy task or on a text.
 
 examples:
   okcore train copy                  a minute or two; "okcore train copy --help" lists all options
@@ -53,15 +53,15 @@ examples:
 """
 
 RESUME_EXAMPLES = """\
-Go on with a run from its last checkpoint, bitwise as if it had never been interrupted.
+Resume a run from its last checkpoint, with bit-identical results.
 
 examples:
   okcore resume runs/copy-001
-  okcore resume runs/copy-001 --steps 200000     a finished run, further
+  okcore resume runs/copy-001 --steps 200000     train a finished run further
 """
 
 def algorithms():
-    """Describe the estimators: one after the other, as their classes describe themselves."""
+    """Return a description of all estimators, from the summaries and options of their classes."""
     lines = ["algorithms (--estimator):"]
     for name, estimator in ESTIMATORS.items():
         summary = (estimator.__doc__ or "").partition("\n")[0]
@@ -91,7 +91,7 @@ def block(text):
 
 
 def add_options(parser, task):
-    """Add what both tasks share; defaults come from DEFAULTS or PAPER afterwards."""
+    """Add the options that both tasks share; `resolve` sets defaults from DEFAULTS or PAPER."""
     small, paper = DEFAULTS[task], PAPER[task]
 
     def default(name):
@@ -102,7 +102,7 @@ def add_options(parser, task):
     network.add_argument("--hidden", type=checked(int, 1), metavar="N", help=f"hidden units {default('hidden')}")
     network.add_argument(
         "--init", choices=("normal", "uniform"),
-        help="of the weights: normal is the paper's N(0, 0.01^2), uniform torch's (default: normal for rhn)",
+        help="initial weights: normal is the paper's N(0, 0.01^2), uniform is torch's (default: normal for rhn)",
     )
     network.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="(default float32)")
 
@@ -112,14 +112,14 @@ def add_options(parser, task):
         "--rank", type=checked(int, 1), metavar="R", help=f"terms or copies; see below {default('rank')}"
     )
     gradient.add_argument(
-        "--block", type=block, metavar="K", help=f'steps per block; see below; or "auto" {default("block")}'
+        "--block", type=block, metavar="K", help=f'steps per block, or "auto"; see below {default("block")}'
     )
 
     learning = parser.add_argument_group("learning")
-    learning.add_argument("--batch", type=checked(int, 1), metavar="B", help=f"lanes side by side {default('batch')}")
+    learning.add_argument("--batch", type=checked(int, 1), metavar="B", help=f"number of lanes {default('batch')}")
     learning.add_argument("--lr", type=checked(float, 0, True), help=f"learning rate {default('lr')}")
     learning.add_argument(
-        "--clip", type=checked(float, 0), help=f"bound on the recurrent gradient's norm, 0: none {default('clip')}"
+        "--clip", type=checked(float, 0), help=f"largest norm of the recurrent gradient; 0: no limit {default('clip')}"
     )
     learning.add_argument("--optimizer", choices=OPTIMIZERS, default="adam", help="(default adam)")
     learning.add_argument(
@@ -131,12 +131,12 @@ def add_options(parser, task):
     run.add_argument("--seed", type=checked(int, 0), default=0, help="same seed, same run (default 0)")
     run.add_argument(
         "--threads", type=checked(int, 1), metavar="N",
-        help="lanes are spread over them; 1 is best where other work wants the processors (default: all processors)",
+        help="threads for the lanes; 1 is best if other programs need the processors (default: all processors)",
     )
     run.add_argument("--out", type=Path, metavar="DIR", help=f"folder of the run (default runs/{task}-001, -002, ...)")
-    run.add_argument("--preset", choices=("paper",), help="sizes of the OK paper, where an option does not say else")
+    run.add_argument("--preset", choices=("paper",), help="the OK paper's sizes for all options not given")
     run.add_argument(
-        "--log-every", type=checked(int, 0), default=0, metavar="T", help="steps a metrics line (default: 200 lines)"
+        "--log-every", type=checked(int, 0), default=0, metavar="T", help="steps per metrics line (default: 200 lines)"
     )
 
 
@@ -151,7 +151,7 @@ def make_parser():
                                formatter_class=raw)
     task = train.add_subparsers(dest="task", required=True, metavar="TASK")
     copy = task.add_parser(
-        "copy", help="repeat bit strings, longer and longer", formatter_class=raw,
+        "copy", help="repeat bit strings of growing length", formatter_class=raw,
         description="Learn to repeat bit strings.\n" + COPY_EXAMPLES, epilog=algorithms(),
     )
     add_options(copy, "copy")
@@ -164,12 +164,12 @@ def make_parser():
     add_options(text, "text")
 
     resume = commands.add_parser(
-        "resume", help="go on with a run", formatter_class=raw,
+        "resume", help="resume a run", formatter_class=raw,
         description=RESUME_EXAMPLES,
     )
     resume.add_argument("folder", metavar="DIR", type=Path, help="the run's folder")
-    resume.add_argument("--steps", type=checked(int, 1), metavar="T", help="train up to this step instead")
-    resume.add_argument("--threads", type=checked(int, 1), metavar="N", help="spread lanes over so many threads")
+    resume.add_argument("--steps", type=checked(int, 1), metavar="T", help="new last step")
+    resume.add_argument("--threads", type=checked(int, 1), metavar="N", help="threads for the lanes")
 
     commands.add_parser(
         "config", help="show versions, BLAS, threads and build flags", formatter_class=raw,
@@ -179,7 +179,7 @@ def make_parser():
 
 
 def called():
-    """Return how a shell reaches this command line: hints must work when they are copied."""
+    """Return the shell command that starts this program, so that printed hints can be copied."""
     script = Path(sys.argv[0])
     if script.name != "okcore":
         return f"{sys.executable} -m okcore"
@@ -188,7 +188,7 @@ def called():
 
 
 def train(run):
-    """Train a run to its end and say what came out; returns the exit status."""
+    """Train a run to its end and print a summary; return the exit status."""
     okcore = called()
     estimator = run.trainer.estimator
     print(f"{run.trainer.cell.theta.size:,} recurrent parameters, {estimator!r}")
@@ -200,10 +200,10 @@ def train(run):
         return 0
     print()
     print(run.summary())
-    print("Go on with")
+    print("Continue with")
     print(f"  {okcore} resume {run.folder} --steps {2 * run.options['steps']}")
     if run.options["task"] == "copy":
-        print(f"  {okcore} train copy --preset paper --steps 40000     the paper's network, in some minutes")
+        print(f"  {okcore} train copy --preset paper --steps 40000     the paper's network, in a few minutes")
         print(f"  {okcore} train text python-docs                      the same on real text")
     else:
         print(f"  {okcore} train copy                                  a task where long memory matters")
@@ -211,7 +211,7 @@ def train(run):
 
 
 def main(argv=None):
-    """Run the command line; returns the exit status."""
+    """Run the command line; return the exit status."""
     arguments = make_parser().parse_args(argv)
     warnings.showwarning = lambda message, *rest, **more: print(f"okcore: warning: {message}", file=sys.stderr)
     try:

@@ -1,4 +1,4 @@
-"""What a run is made from: its options, their defaults, and the trainer and task that they stand for."""
+"""The options of a run, their defaults, and the trainer and task made from them."""
 
 from pathlib import Path
 
@@ -11,8 +11,8 @@ from okcore.optimizers import OPTIMIZERS
 from okcore.readouts import SoftmaxReadout
 from okcore.trainer import OnlineTrainer
 
-LOG_LINES = 200   # lines of metrics over a whole run
-EVALUATIONS = 10  # of the validation text over a whole run
+LOG_LINES = 200   # metrics lines per run
+EVALUATIONS = 10  # of the validation text, per run
 
 # The defaults are a small run; the presets are those of the OK paper's experiments.
 DEFAULTS = {
@@ -26,12 +26,12 @@ PAPER = {
 
 
 def resolve(said):
-    """Return the options of a run: what was said, else the preset's value, else the default.
+    """Return the options of a run: as given, else from the preset, else the default.
 
     Parameters
     ----------
     said : dict
-        The command line's options; None for what was not said.
+        The command line's options; None for those not given.
     """
     options = {name: value for name, value in said.items() if name not in ("command", "out", "preset")}
     defaults = (PAPER if said["preset"] == "paper" else DEFAULTS)[said["task"]]
@@ -61,7 +61,7 @@ def make_task(options, rng):
 
 
 def make_trainer(options):
-    """Return (trainer, task) as `options` say; every random stream is a child of the one seed."""
+    """Return (trainer, task) for `options`; every random stream is a child of the one seed."""
     for_task, for_cell, for_estimator, for_readout = np.random.SeedSequence(options["seed"]).spawn(4)
     task = make_task(options, for_task)
     start = {"dtype": options["dtype"], "init": options["init"]}

@@ -1,4 +1,4 @@
-"""A run: a folder with its options, its metrics and its checkpoint, that can be killed and resumed bitwise."""
+"""A run: a folder with options, metrics and a checkpoint, from which it resumes with bit-identical results."""
 
 import json
 import signal
@@ -14,13 +14,13 @@ from okcore import _config, _validation
 from okcore.runs import checkpoint
 from okcore.runs.options import make_trainer
 
-PLAIN_LINES = 20       # printed where there is no terminal for a progress bar
-SAVE_SECONDS = 60      # between two checkpoints
+PLAIN_LINES = 20       # lines printed per run if there is no terminal for a progress bar
+SAVE_SECONDS = 60      # seconds between two checkpoints
 
 
 @contextmanager
 def stop_signals(stopped):
-    """Collect SIGINT and SIGTERM in the list `stopped`, so that a step is finished and saved first."""
+    """Record SIGINT and SIGTERM in the list `stopped`, so that the run can finish its step and save."""
 
     def stop(number, frame):
         stopped.append(signal.Signals(number).name)
@@ -40,31 +40,31 @@ class Run:
     ----------
     folder : str or Path
     options : dict
-        What ``run.json`` holds under "options".
+        The entry "options" of ``run.json``.
 
     Notes
     -----
-    The folder holds ``run.json`` (options, versions, machine), ``metrics.jsonl`` (a line every so many steps) and
-    ``checkpoint.npz``; the checkpoint before it stays as ``checkpoint.previous.npz``.
+    The folder holds ``run.json`` (options, versions, machine), ``metrics.jsonl`` (one line per `log_every` steps) and
+    ``checkpoint.npz``; the previous checkpoint is kept as ``checkpoint.previous.npz``.
     """
 
     def __init__(self, folder, options):
         self.folder = Path(folder)
         self.options = options
         self.trainer, self.task = make_trainer(options)
-        self.time = 0.0           # seconds of training, over resumes too
-        self.loss_sum = 0.0       # since the line before
+        self.time = 0.0           # seconds of training, summed over resumes
+        self.loss_sum = 0.0       # since the last metrics line
         self.loss_count = 0
 
     @classmethod
     def create(cls, folder, options):
-        """Start a run in a folder that holds none yet."""
+        """Start a run in a folder that does not hold one."""
         folder = Path(folder)
         if folder.exists() and not folder.is_dir():
             raise FileExistsError(f"--out must be a folder, got the file {str(folder)!r}")
         if any((folder / name).exists() for name in ("run.json", "checkpoint.npz", "metrics.jsonl")):
             raise FileExistsError(
-                f"--out must be a new folder, got {str(folder)!r}, which holds a run (okcore resume {folder} goes on)"
+                f"--out must be a new folder, got {str(folder)!r}, which holds a run: use okcore resume {folder}"
             )
         run = cls(folder, options)
         folder.mkdir(parents=True, exist_ok=True)
@@ -74,7 +74,7 @@ class Run:
 
     @classmethod
     def open(cls, folder, steps=None, threads=None):
-        """Go on with the run in `folder`, from its newest sound checkpoint; `steps` moves its end."""
+        """Open the run in `folder` at its newest sound checkpoint; `steps` replaces its last step."""
         folder = Path(folder)
         try:
             description = json.loads((folder / "run.json").read_text())
@@ -83,7 +83,7 @@ class Run:
             run = cls(folder, options)
             versions, resumed = description["versions"], description.get("resumed", [])
         except FileNotFoundError as error:
-            if (folder / "run.json").exists():  # it is the text that is gone
+            if (folder / "run.json").exists():  # the text is missing, not the run
                 raise
             raise FileNotFoundError(f"DIR must hold a run, got {str(folder)!r} without a run.json") from error
         except (LookupError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -115,7 +115,7 @@ class Run:
         self.time, self.loss_sum, self.loss_count = own["time"], own["loss_sum"], own["loss_count"]
 
     def _cut_metrics(self):
-        """Drop the lines after the checkpoint: those steps are taken again."""
+        """Drop the lines after the checkpoint: those steps will be repeated."""
         path = self.folder / "metrics.jsonl"
         kept = []
         for line in path.read_text().splitlines() if path.exists() else []:
@@ -123,7 +123,7 @@ class Run:
                 if json.loads(line)["step"] <= self.trainer.steps:
                     kept.append(line)
             except (json.JSONDecodeError, KeyError, TypeError):
-                continue  # half a line, written as the run was killed
+                continue  # half a line, from when the run was killed
         partial = self.folder / "metrics.jsonl.partial"
         partial.write_text("".join(line + "\n" for line in kept))
         partial.replace(path)
@@ -135,7 +135,7 @@ class Run:
         checkpoint.write(self.folder / "checkpoint.npz", groups, keep=True)
 
     def train(self):
-        """Train to the last step; returns the name of the signal that ended it before, or None."""
+        """Train to the last step; return the name of the signal that stopped it early, or None."""
         total, first = self.options["steps"], self.trainer.steps
         every = self.options["log_every"]
         bar = tqdm(total=total, initial=first, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True)
@@ -163,7 +163,7 @@ class Run:
             except FloatingPointError:
                 bar.close()
                 if (self.folder / "checkpoint.npz").exists():
-                    print(f"The run broke off; its last checkpoint is in {self.folder}", file=sys.stderr)
+                    print(f"The run failed; its last checkpoint is in {self.folder}", file=sys.stderr)
                 raise
             self.save()
         return stopped[0] if stopped and self.trainer.steps < total else None
@@ -189,7 +189,7 @@ class Run:
             print(f"step {step:>{len(str(total))}} of {total}: {said}", flush=True)
 
     def summary(self):
-        """Say in a sentence what the network has learned."""
+        """Return a sentence about what the network has learned."""
         steps = f"{self.trainer.steps:,} steps"
         seconds = f"{self.time:.0f} s"
         if self.options["task"] == "copy":
@@ -197,7 +197,7 @@ class Run:
             learned = (
                 f"the network repeats random strings of {length - 1} bits almost without error and is learning {length}"
                 if length > 1
-                else "the network does not repeat a single bit reliably yet"
+                else "the network does not yet repeat a single bit reliably"
             )
             return f"After {steps} ({seconds}) the copy length is {length}: {learned}."
         bits = self.trainer.evaluate_bits(self.task.valid)
@@ -208,7 +208,7 @@ class Run:
 
 
 def free_folder(task):
-    """Return runs/<task>-001, or the first number that is free."""
+    """Return runs/<task>-001, or the first number that is not taken."""
     number = 1
     while (folder := Path("runs") / f"{task}-{number:03d}").exists():
         number += 1

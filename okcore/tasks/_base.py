@@ -1,11 +1,11 @@
-"""What a trainer expects of a task."""
+"""The interface that a trainer expects of a task."""
 
 
 class Task:
     """Base class: an endless iterator of ``(x, y, reset)``, each with the lane as first axis.
 
-    A subclass sets ``n_in``, ``n_out`` and ``batch_size`` and defines ``__next__``; `observe` if it wants to hear
-    of each loss, `state_dict` and `load_state_dict` so that a run can be resumed.
+    A subclass sets ``n_in``, ``n_out`` and ``batch_size`` and defines ``__next__``.  It may define `observe` to
+    receive each loss, and `state_dict` and `load_state_dict` so that a run can be resumed.
     """
 
     n_in = n_out = batch_size = None
@@ -17,11 +17,11 @@ class Task:
         raise NotImplementedError(f"{type(self).__name__} must define __next__")
 
     def observe(self, loss_bits):
-        """Hear the loss of the step that was yielded last, in bits, mean over lanes."""
+        """Receive the loss of the last step in bits, averaged over lanes."""
 
     def state_dict(self):
-        """Return the position in the stream: arrays and plain scalars."""
+        """Return the position in the stream as arrays and plain scalars."""
         return {}
 
     def load_state_dict(self, state):
-        """Go to a position that `state_dict` returned."""
+        """Restore a position that `state_dict` returned."""

@@ -10,26 +10,26 @@ START, BLANK = 2, 3
 
 
 class Copy(Task):
-    """Remember a random bit string and say it again, longer and longer.
+    """Remember and repeat random bit strings of growing length.
 
-    Symbols are the bits 0 and 1, start (2) and blank (3).  A sequence of length T has 2 T + 2 steps: input start,
-    the bits, then T + 1 blanks; target T + 1 blanks, then start, then the bits.  T is drawn for each sequence as
+    Symbols are the bits 0 and 1, start (2) and blank (3).  A sequence of length T has 2 T + 2 steps.  Inputs are start,
+    the bits and T + 1 blanks; targets are T + 1 blanks, start and the bits.  T is drawn for each sequence as
     max(1, uniform on L - 4 .. L).  When a lane needs a new sequence while the running loss is below 0.15 bits,
-    L grows by one.  Lanes run out of step with each other; each starts its next sequence at once, with a reset.
+    L grows by one.  Lanes are not synchronised: each starts its next sequence at once, with a reset.
 
     Parameters
     ----------
     batch_size : int
     rng : int, SeedSequence, Generator or None
     length : int
-        L at the start.
+        Initial L.
 
     Attributes
     ----------
     length : int
-        L, the longest sequence now asked for: what a run reports.
+        L, the longest sequence drawn at present; a run reports it.
     running_loss : float
-        0.999 of itself and 0.001 of the newest loss in bits; 1 at the start, 0.3 after each growth.
+        Moving average, 0.999 old and 0.001 new, of the loss in bits; 1 at the start, 0.3 whenever L grows.
 
     References
     ----------
@@ -43,7 +43,7 @@ class Copy(Task):
         self.batch_size = _validation.as_int("batch_size", batch_size, 1)
         self.length = _validation.as_int("length", length, 1)
         self.running_loss = 1.0
-        # Streams are PCG64 whatever the seed was given as, so that a checkpoint can hold their position.
+        # Always PCG64, whatever `rng` is, so that a checkpoint can hold the stream's position.
         self._generator = np.random.Generator(np.random.PCG64(as_generator(rng).integers(2**63)))
         self._sequences = [None] * self.batch_size  # (inputs, targets) of each lane
         self._position = np.zeros(self.batch_size, np.int64)
@@ -76,12 +76,12 @@ class Copy(Task):
         return x, y, reset
 
     def observe(self, loss_bits):
-        """Update the running loss that the curriculum follows."""
+        """Update the running loss, on which the curriculum depends."""
         loss_bits = _validation.as_real("loss_bits", loss_bits)
         self.running_loss = self.DECAY * self.running_loss + (1 - self.DECAY) * loss_bits
 
     def state_dict(self):
-        """Return curriculum, random stream and where every lane is in its sequence."""
+        """Return the curriculum, the random stream and each lane's position in its sequence."""
         started = self._sequences[0] is not None
         lengths = [(len(inputs) - 2) // 2 for inputs, _ in self._sequences] if started else []
         bits = [inputs[1 : T + 1] for (inputs, _), T in zip(self._sequences, lengths, strict=False)] if started else []
@@ -97,7 +97,7 @@ class Copy(Task):
         }
 
     def load_state_dict(self, state):
-        """Go to a position that `state_dict` returned."""
+        """Restore a position that `state_dict` returned."""
         state = _validation.as_dict("state", state, self.state_dict())
         if (state["kind"], state["batch_size"]) != ("Copy", self.batch_size):
             raise ValueError(

@@ -10,14 +10,14 @@ from okcore.tasks._base import Task
 
 
 def python_docs():
-    """Return the English text in CPython's own ``pydoc_data.topics``, as bytes: nothing to ship or download."""
+    """Return the English text of CPython's ``pydoc_data.topics`` as bytes; nothing is downloaded."""
     from pydoc_data.topics import topics
 
     return "\n".join(topics[name] for name in sorted(topics)).encode()
 
 
 def read_text(source, name):
-    """Return the bytes of a file, or `source` itself if it is bytes; refuse what is no text."""
+    """Return the bytes of a file, or `source` itself if it is bytes; refuse anything that is not text."""
     if isinstance(source, (bytes, bytearray)):
         data = bytes(source)
         where = "bytes"
@@ -26,7 +26,7 @@ def read_text(source, name):
             raise TypeError(f"{name} must be a path or bytes, got {_validation.describe(source)}")
         path = Path(source)
         if not path.is_file():
-            raise FileNotFoundError(f"{name} must be a text file, got {str(path)!r}, which is not there or no file")
+            raise FileNotFoundError(f"{name} must be a text file, got {str(path)!r}, which is not an existing file")
         data = path.read_bytes()
         where = repr(str(path))
     if b"\0" in data:
@@ -37,9 +37,9 @@ def read_text(source, name):
 
 
 class Text(Task):
-    """Predict each next byte of a text, every lane from its own place.
+    """Predict the next byte of a text; each lane starts at its own position.
 
-    Lane b starts at byte floor(b (N - 1) / max(B - 1, 1)) of the N and wraps round at the end; it is reset
+    Lane b starts at byte floor(b (N - 1) / max(B - 1, 1)) of N and wraps around at the end; it is reset
     whenever its position in the text is a multiple of `reset_every`.
 
     Parameters
@@ -48,13 +48,13 @@ class Text(Task):
         A file, or the text itself.
     batch_size : int
     valid : str, Path or bytes, optional
-        Validation text; without it the last 5 % of `source` validate.
+        Validation text; by default the last 5 % of `source`.
     reset_every : int
 
     Attributes
     ----------
     symbols : (n_in,) uint8 array
-        The bytes that occur; inputs and targets are places in it.
+        The bytes that occur; inputs and targets are indices into it.
     train, valid : int64 arrays
         The texts as symbols.
     """
@@ -87,7 +87,7 @@ class Text(Task):
         return self.train[here], self.train[after], here % self.reset_every == 0
 
     def state_dict(self):
-        """Return where every lane is in the text."""
+        """Return each lane's position in the text."""
         return {
             "kind": "Text",
             "batch_size": self.batch_size,
@@ -97,7 +97,7 @@ class Text(Task):
         }
 
     def load_state_dict(self, state):
-        """Go to a position that `state_dict` returned."""
+        """Restore a position that `state_dict` returned."""
         mine = self.state_dict()
         state = _validation.as_dict("state", state, mine)
         for name in ("kind", "batch_size", "bytes", "checksum"):
