@@ -1,6 +1,7 @@
 # make demo   sets everything up in .venv and trains a small network (a minute or two)
 # make test   sets everything up in .venv and runs all tests
 # make targets  every target of speed as a ratio measured now (a few minutes)
+# make torch  installs PyTorch in .venv: tests and comparisons then use it too
 # make compare  others at the same job; with PyTorch if it is installed in .venv
 # make figures  measure and draw docs/figures (a few minutes)
 # make bench, make bench-quick   the airspeed-velocity suite (bench/README.md)
@@ -15,13 +16,16 @@ INSTALL = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 extra = $$($(VENV)/bin/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['$(1)'])")
 SOURCES := pyproject.toml setup.py $(wildcard $(foreach kind,pyx pxd h,okcore/*.$(kind) okcore/*/*.$(kind))) okcore/_simd/simd.c
 
-.PHONY: demo test lint targets compare figures bench bench-quick test-debug clean
+.PHONY: demo test torch lint targets compare figures bench bench-quick test-debug clean
 
 demo: $(VENV)/.ready
 	$(VENV)/bin/okcore train copy
 
 test: $(VENV)/.ready
 	$(VENV)/bin/python -m pytest
+
+torch: $(VENV)/.ready
+	$(INSTALL) $(call extra,torch)
 
 lint: $(VENV)/.ready
 	$(VENV)/bin/ruff check .

@@ -30,8 +30,8 @@ import okcore
 NAMES = {  # label, colour and marker; the colours (Okabe and Ito) suit colour-blind readers
     "rtrl-block1": ("exact RTRL, textbook", "#D55E00", "s"),
     "rtrl": ("exact RTRL, blocked", "#E69F00", "D"),
-    "ok8-block1": ("OK, rank 8, block 1", "#56B4E9", "^"),
-    "ok8": ("OK, rank 8, blocked", "#0072B2", "o"),
+    "ok-block1": ("OK, rank 8, block 1", "#56B4E9", "^"),
+    "ok": ("OK, rank 8, blocked", "#0072B2", "o"),
     "kf-rtrl": ("KF-RTRL", "#009E73", "v"),
     "uoro": ("UORO", "#CC79A7", "P"),
     "tbptt": ("TBPTT, window 25", "#000000", "X"),

@@ -142,8 +142,8 @@ def row_4():
     for name, target, sense in (
         ("rtrl-block1", 3.4, "n^..., at least"),
         ("rtrl", 3.2, "n^..., at most"),
-        ("ok8-block1", 3.2, "n^..., at most"),
-        ("ok8", 3.2, "n^..., at most"),
+        ("ok-block1", 3.2, "n^..., at most"),
+        ("ok", 3.2, "n^..., at most"),
         ("uoro", 2.3, "n^..., at most"),
         ("tbptt", 2.3, "n^..., at most"),
     ):
@@ -174,7 +174,7 @@ def seconds_to_read_J(n):
 
 def row_5():
     """Exponents of memory in n."""
-    for name, target in (("rtrl-block1", 3), ("rtrl", 3), ("ok8-block1", 2), ("ok8", 2), ("uoro", 2)):
+    for name, target in (("rtrl-block1", 3), ("rtrl", 3), ("ok-block1", 2), ("ok", 2), ("uoro", 2)):
         sizes = scaling.sizes_for_memory(name)
         found = scaling.exponent(sizes, [scaling.memory_bytes(name, n) for n in sizes])
         yield f"{name}, memory, distance from n^{target}", abs(found - target), 0.15, "at most", f"n^{found:.2f}"

@@ -1,27 +1,42 @@
 """Untruncated online gradients of recurrent networks on CPUs.
 
-A *cell* takes a step and hands over the diagonals of its Jacobians; the *engine* keeps the open block's steps on
-a tape; a *carry* summarises all that came before.  Every estimator is the engine with another carry.
+A *cell* takes a step and hands over the diagonals of its Jacobians. The *tape* keeps the steps of the open block. A
+*carry* summarises all that came before. The *engine* runs the three; every estimator is the engine with another carry.
 
-    cells.py        RNN, RHN, LSTM, GRU, and Cell for your own     _simd_cells.h    their pointwise steps
-    estimators.py   TBPTT, RTRL, UORO, KFRTRL, OK, and Estimator   _engine.pyx      blocks, resets, credits, threads
-                                                                   _tape.pyx        the open block: step, sweep, terms
-                                                                   _*carr*.pyx      one carry an algorithm
-    kron.py         sums of Kronecker products by themselves       _reduction.pyx   the optimal reduction
-                                                                   _kernels.pyx     Jacobian-times-factor products
-                                                                   _simd*           the same by hand, in C
-                                                                   _blas.pyx        the door to SciPy's BLAS and LAPACK
-    readouts.py, optimizers.py, trainer.py, tasks/                  learning online
-    runs.py, checkpoint.py, cli.py                                  runs that can be killed and resumed
-    reference.py    all of the mathematics in plain NumPy: read this first
+What you call
+    cells.py            RNN, RHN, LSTM, GRU, and Cell for your own
+    estimators.py       OK, RTRL, KFRTRL, UORO, SnAp1, TBPTT, and Estimator for your own
+    kron.py             sums of Kronecker products by themselves
+    readouts.py, optimizers.py, trainer.py, tasks/      learning online
+    testing.py          check_cell, check_estimator: the contract of your own cells and algorithms
+    reference.py        all of the mathematics in plain NumPy: read this first
+
+What is compiled (each uses only what stands below it)
+    _engine/engine.pyx          the order of things: steps, blocks, resets, credits, threads, errors
+    _carries/                   one module per algorithm
+        exact.pyx kronecker.pyx rank_one.pyx local.pyx no_carry.pyx
+        reduction.pyx           the optimal reduction of N Kronecker terms to r
+        base.pyx                what a carry is, compiled or in NumPy
+    _engine/tape.pyx            the open block: step, sweep back, terms
+    _engine/                    cell_kernel.pyx (what the engine knows of a cell), arguments.pyx (checks),
+                                messages.pxd (what these tell each other), buffers.pyx (memory)
+    _kernels.pyx                products, Gram matrices, Jacobian-times-factor, contraction, mixing
+    _simd/                      the same by hand, in C: gemm.h, gram.h, diagonals.h, elementwise.h, and cells.h, the
+                                pointwise steps of the built-in cells
+    _blas.pyx                   row-major BLAS and LAPACK; the only module that cimports SciPy
+
+What runs and checks
+    runs/               a run in a folder: run.py, options.py, checkpoint.py, command_line.py
+    _engine/block_length.py     block="auto"
+    _validation.py, _random.py, _config.py, _docstrings.py
 """
 
 import os as _os
 from importlib.metadata import version as _version
 
-# A lane's thread that waits must soon sleep: by default it spins for milliseconds, and where another process wants the
-# processor a step then takes as long as the scheduler's time slices.  It spins for some 50 us, the time between the
-# parallel parts of a gradient (GNU's OpenMP; the policy is for others).  Both are read once, as the modules are loaded.
+# A thread that waits must soon sleep. By default it spins for milliseconds, and where another process wants the
+# processor, a step then takes as long as the scheduler's time slices. Here it spins for some 50 us, the time between the
+# parallel parts of a gradient (GNU's OpenMP; the policy is for others). Both are read once, as the modules are loaded.
 _waits = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "2000"}
 if _waits.keys() & _os.environ.keys():
     _waits = {}
@@ -42,7 +57,7 @@ from okcore.trainer import OnlineTrainer
 
 __version__ = _version("okcore")
 
-__all__ = ["SGD", "Adam", "Carry", "LinearReadout", "OnlineTrainer", "Optimizer", "Readout", "SoftmaxReadout", "show_config"]
-__all__ += ["kron", "tasks", "testing"]
+__all__ = ["SGD", "Adam", "Carry", "LinearReadout", "OnlineTrainer", "Optimizer", "Readout", "SoftmaxReadout"]
+__all__ += ["kron", "show_config", "tasks", "testing"]
 __all__ += cells.__all__
 __all__ += estimators.__all__

@@ -154,7 +154,7 @@ class GRU(Cell):
     _kernel = "gru"
 
 
-# Every built-in cell, by the name the command line calls it: the one register, from which the command line's choices, the
-# tests and the benchmarks follow.
+# Every built-in cell, by the name the command line calls it. This is the one register: the command line's choices, the
+# tests and the benchmarks follow it.
 CELLS = {"rnn": RNN, "rhn": RHN, "lstm": LSTM, "gru": GRU}
 __all__ = ["GRU", "LSTM", "RHN", "RNN", "Cell"]

@@ -149,7 +149,7 @@ class Estimator(Engine):
         return identity | {name: value for name, value in self._config().items() if name not in speed_only}
 
     def state_dict(self):
-        """Return everything a resume with bit-identical results needs, except theta: copies of arrays, plain scalars."""
+        """Return all that a resume with bit-identical results needs, except theta: copies of arrays, plain scalars."""
         return {
             **self._identity(),
             "steps": self.steps,
@@ -435,7 +435,7 @@ class SnAp1(Estimator):
         super().__init__(cell, carry, 1, 0, n_threads, update_every)
 
 
-# Every estimator, by the name the command line calls it: the one register, from which the command line's choices and help,
-# the tests and the benchmarks follow.
+# Every estimator, by the name the command line calls it. This is the one register: the command line's choices and help,
+# the tests and the benchmarks follow it.
 ESTIMATORS = {"ok": OK, "rtrl": RTRL, "kf-rtrl": KFRTRL, "uoro": UORO, "snap1": SnAp1, "tbptt": TBPTT}
 __all__ = ["KFRTRL", "OK", "RTRL", "TBPTT", "UORO", "Estimator", "SnAp1"]

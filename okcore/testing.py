@@ -68,19 +68,21 @@ def check_estimator(make, expect=None):
 
     Notes
     -----
-    Takes a few seconds. Whatever the algorithm, the gradient of a step must be its credit times its influence, the first
-    step after a reset must be exact, and what the carry adds to the open block's part of the gradient must on average
-    point along what exact RTRL adds.
+    Takes a few seconds. Whatever the algorithm, the gradient of a step must be its credit times its influence, the
+    first step after a reset must be exact, and what the carry adds to the open block's part of the gradient must on
+    average point along what exact RTRL adds.
 
     Examples
     --------
     >>> import okcore
-    >>> okcore.testing.check_estimator(lambda cell, batch_size, rng: okcore.OK(cell, 2, 3, batch_size=batch_size, rng=rng))
+    >>> def make(cell, batch_size, rng):
+    ...     return okcore.OK(cell, rank=2, block=3, batch_size=batch_size, rng=rng)
+    >>> okcore.testing.check_estimator(make, expect="unbiased")
     """
     if expect not in (None, "exact", "unbiased"):
         raise ValueError(f"expect must be None, 'exact' or 'unbiased', got {expect!r}")
-    checks = [_is_made] + _ESTIMATOR_CHECKS + [_is_exact] * (expect == "exact") + [_is_unbiased] * (expect == "unbiased")
-    _run(getattr(make, "__name__", repr(make)), checks, make)
+    more = {None: [], "exact": [_is_exact], "unbiased": [_is_unbiased]}[expect]
+    _run(getattr(make, "__name__", repr(make)), [*_ESTIMATOR_CHECKS, *more], make)
 
 
 def _run(name, checks, subject):
@@ -412,8 +414,10 @@ def _goes_on(make, cell):
             cell.theta = theta
             found = [estimator.influence(), _gradients(estimator, xs[stop:], dhs[stop:], resets[stop:], 0.01)]
             results.append([*found, estimator.flush(), estimator.state])
-        for name, found, expected in zip(("influence", "gradients", "flush", "state"), results[1], results[0], strict=True):
-            _assert_same_bits(f"{name} after saving at step {stop} and loading", found, expected)
+        names = ("influence", "gradients", "flush", "state")
+        for how, others in (("saving and loading", results[1]), ("clone", results[2])):
+            for name, found, expected in zip(names, others, results[0], strict=True):
+                _assert_same_bits(f"{name} after {how} at step {stop}", found, expected)
         cell.theta = start
 
 
@@ -424,7 +428,7 @@ def _is_saved(make):
 
 
 def _carry_parts(make, steps=7, draws=DRAWS, cls=RNN):
-    """Return what the carry adds to the open block's part of the last gradient, per draw, and what exact RTRL adds."""
+    """Return what the carry, and exact RTRL, add to the open block's part of the last gradient, for all draws."""
     cell = cls(2, 3, dtype="float64", rng=1)
     cell.theta *= 1.5
     xs, dhs, _ = _stream(cell, steps, 1)
@@ -450,7 +454,7 @@ def _points_along_the_gradient(make):
 
 
 _ESTIMATOR_CHECKS = [
-    _is_credit_times_influence, _starts_exactly, _lanes_are_apart, _lanes_are_alike, _calls_agree, _dtypes, _seeds,
+    _is_made, _is_credit_times_influence, _starts_exactly, _lanes_are_apart, _lanes_are_alike, _calls_agree, _dtypes, _seeds,
     _is_saved, _points_along_the_gradient,
 ]  # fmt: skip
 

@@ -11,7 +11,8 @@ import pytest
 import okcore
 
 ROOT = Path(__file__).parent.parent
-MODULES = [module.name for module in pkgutil.walk_packages(okcore.__path__, "okcore.") if module.name != "okcore.__main__"]
+MODULES = [module.name for module in pkgutil.walk_packages(okcore.__path__, "okcore.")]
+MODULES.remove("okcore.__main__")
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -187,7 +187,7 @@ def test_what_a_carry_lacks_is_named():
 def test_a_carry_may_have_attributes_of_any_name():
     class Named(Dense):
         def __init__(self, cell, batch_size):
-            for name in ("rank", "m", "S", "P", "scratch", "n_draws", "compiled", "tape", "steps", "dtype", "kept", "phi"):
+            for name in "rank m S P scratch n_draws compiled tape steps dtype kept single sizes".split():
                 setattr(self, name, name)
             super().__init__(cell, batch_size)
 

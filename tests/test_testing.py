@@ -92,7 +92,7 @@ class Raises(Leaky):
 
 @pytest.mark.parametrize("cls, what", [
     (WrongD, "d, against"), (WrongC, "c, against"), (WrongOnlyForOldStates, "c, against"),
-    (SeesItsNeighbours, "derivative|difference|lane"), (Remembers, "difference|quotient|lane|bits"), (Casts, "must be float32"),
+    (SeesItsNeighbours, "difference|lane"), (Remembers, "difference|lane|bits"), (Casts, "must be float32"),
     (IgnoresItsSeed, "two seeds"), (WrongInSingle, "float32"), (Raises, "ZeroDivisionError: mine"),
 ])  # fmt: skip
 def test_a_broken_cell_is_caught(cls, what):

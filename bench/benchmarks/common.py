@@ -8,14 +8,22 @@ import okcore
 
 TOY = os.environ.get("OKCORE_BENCH_TOY") == "1"
 
-ESTIMATORS = {
-    "tbptt": lambda cell, B: okcore.TBPTT(cell, 25, B),
-    "rtrl": lambda cell, B: okcore.RTRL(cell, batch_size=B),
-    "rtrl-block1": lambda cell, B: okcore.RTRL(cell, 1, B),
-    "uoro": lambda cell, B: okcore.UORO(cell, B, rng=0),
-    "kf-rtrl": lambda cell, B: okcore.KFRTRL(cell, batch_size=B, rng=0),
-    "ok8-block1": lambda cell, B: okcore.OK(cell, 8, 1, batch_size=B, rng=0),
-    "ok8": lambda cell, B: okcore.OK(cell, 8, batch_size=B, rng=0),
+CELLS = [cls.__name__ for cls in okcore.cells.CELLS.values()]
+
+
+def maker(name, **options):
+    """Return make(cell, batch_size) for a registered estimator: rank 8, block "auto", unless `options` differ."""
+
+    def make(cell, batch_size):
+        usual = {"rank": 8, "block": "auto", "batch": batch_size, "threads": 1, "update_every": 1}
+        return okcore.estimators.ESTIMATORS[name].from_options(cell, usual | options, rng=0)
+
+    return make
+
+
+ESTIMATORS = {name: maker(name) for name in okcore.estimators.ESTIMATORS}
+ESTIMATORS |= {  # in the published forms
+    "rtrl-block1": maker("rtrl", block=1), "ok-block1": maker("ok", block=1), "kf-rtrl": maker("kf-rtrl", rank=1)
 }
 
 

@@ -4,13 +4,13 @@ import numpy as np
 
 import okcore
 
-from .common import ESTIMATORS, TOY, Stream, sizes
+from .common import CELLS, ESTIMATORS, TOY, Stream, sizes
 
 
 class Steps:
     """A whole block of steps with a gradient at each."""
 
-    params = [list(ESTIMATORS), ["RNN", "RHN", "LSTM", "GRU"], sizes(32, 128), [1, 8]]
+    params = [list(ESTIMATORS), CELLS, sizes(32, 128), [1, 8]]
     param_names = ["estimator", "cell", "n", "lanes"]
 
     def setup(self, estimator, cell, n, lanes):
@@ -70,7 +70,7 @@ class Memory:
 class Float32:
     """Rounding: relative error of an exact algorithm's gradient in float32 against float64, after 200 steps."""
 
-    params = [["tbptt", "rtrl-block1", "rtrl"], ["RNN", "RHN", "LSTM", "GRU"]]
+    params = [["tbptt", "rtrl-block1", "rtrl"], CELLS]
     param_names = ["estimator", "cell"]
 
     def track_error(self, estimator, cell):

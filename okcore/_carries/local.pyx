@@ -59,6 +59,7 @@ cdef int credit_times_own_units(OwnUnitCarry carry, const floating *delta, float
     # gradient[(g, i), :] = (or +=) sum over lanes and a of delta[a, i] J[a, g, i, :]
     cdef int k = carry.sizes.k, G = carry.sizes.G, n = carry.sizes.n, m = carry.sizes.m, lane
     for lane in range(carry.batch_size):
-        own_unit_contract[floating](k, G, n, m, delta + lane * k * n,
-                                    <floating *> carry.J + lane * k * (<Py_ssize_t> G * n * m), add or lane > 0, gradient)
+        own_unit_contract[floating](
+            k, G, n, m, delta + lane * k * n, <floating *> carry.J + lane * k * (<Py_ssize_t> G * n * m),
+            add or lane > 0, gradient)
     return FINE

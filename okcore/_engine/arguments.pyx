@@ -45,13 +45,14 @@ cdef int check_finite(name, cnp.ndarray array, CellKernel cell) except -1:
 
 
 cdef cnp.ndarray as_inputs(name, value, CellKernel cell, Py_ssize_t batch_size, bint many):
-    cdef Py_ssize_t T
+    cdef Py_ssize_t T = 0
     cdef int v = cell.sizes.v, type_number = cnp.NPY_NOTYPE
     cdef cnp.ndarray array
     if cnp.PyArray_CheckExact(value):
         type_number = cnp.PyArray_TYPE(<cnp.ndarray> value)
     if many:
-        T = cnp.PyArray_DIM(<cnp.ndarray> value, 0) if type_number >= 0 and cnp.PyArray_NDIM(<cnp.ndarray> value) > 0 else 0
+        if cnp.PyArray_CheckExact(value) and cnp.PyArray_NDIM(<cnp.ndarray> value) > 0:
+            T = cnp.PyArray_DIM(<cnp.ndarray> value, 0)
         if not (fits(value, cell.type_number, 3, T, batch_size, v)
                 or is_long(type_number) and fits(value, type_number, 2, T, batch_size, 0)):
             value = _validation.as_inputs(name, value, batch_size, v, cell.dtype, many=True)

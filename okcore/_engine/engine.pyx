@@ -2,9 +2,9 @@
 
     J_t = Phi_{t0->t} J_{t0} + sum_{tau = t0+1..t} Phi_{tau->t} F_tau
 
-A gradient sweeps its credit back over the tape and hands what is left to the carry. A block that is full is absorbed by
-the carry at the start of the next step. A local carry takes in each step at once, and the tape stays empty. Nothing here
-knows which cell or which algorithm it runs.
+A gradient sweeps its credit back over the tape and hands what is left to the carry. A block that is full is absorbed
+by the carry at the start of the next step. A local carry takes in each step at once, and the tape stays empty. Nothing
+here knows which cell or which algorithm it runs.
 """
 
 from cpython.pycapsule cimport PyCapsule_GetPointer
@@ -60,7 +60,8 @@ cdef class Engine(Buffers):
         self.n_threads = min(n_threads, max(B, os.cpu_count() or 1))
         at_once = min(self.n_threads, B) if carry.is_compiled() else 1  # a carry in Python holds the interpreter's lock
         tape = Tape(cell, B, block, block > 1 or carry.absorb_lane != NULL)
-        carry.start(tape, generators, block * self.sizes.q, at_once, self.n_threads if B == 1 and carry.is_compiled() else 1)
+        carry.start(tape, generators, block * self.sizes.q, at_once,
+                    self.n_threads if B == 1 and carry.is_compiled() else 1)
         self.carry, self.generators = carry, generators
 
         self.state = address(self.keep_zeros("state", (B, self.sizes.S), None))
@@ -139,13 +140,13 @@ cdef class Engine(Buffers):
         Returns
         -------
         (P, m) array
-            A fresh array, or `out`.  Zeros before the first step; a lane that was reset since the last
+            A fresh array, or `out`. Zeros before the first step; a lane that was reset since the last
             step adds nothing.
 
         Notes
         -----
-        Pure: it may be called any number of times.  The open block is swept exactly, O(K P n) a lane, and the
-        carry is contracted once.
+        Pure: it may be called any number of times. The open block is swept exactly, O(K P n) per lane, and
+        the carry is contracted once.
         """
         cdef cnp.ndarray credit, gradient
         self.check_made()
@@ -189,8 +190,8 @@ cdef class Engine(Buffers):
 
         Notes
         -----
-        One backward sweep over the open block serves all its credits: O(K P n) a lane and one contraction of
-        the carry, where as many calls of `gradient` cost K times that.
+        One backward sweep over the open block serves all its credits: O(K P n) per lane and one contraction
+        of the carry, where as many calls of `gradient` cost K times that.
         """
         cdef cnp.ndarray gradient
         self.check_made()

@@ -218,7 +218,8 @@ cdef int step_all_lanes(Tape tape, const Input *step, const floating *state) exc
             if step.reset[lane]:
                 memset(<floating *> tape.before + lane * sizes.S, 0, sizes.S * sizeof(floating))
     snapshot_parameters[floating](tape, theta, step.same_theta)
-    augmented_input[floating](B, sizes.q, sizes.v, sizes.n, sizes.S, <const floating *> step.x, step.symbols, before, u_hat)
+    augmented_input[floating](
+        B, sizes.q, sizes.v, sizes.n, sizes.S, <const floating *> step.x, step.symbols, before, u_hat)
     if not step.same_theta:
         tape.has_theta_T = False
     if step.in_run and B >= MANY_LANES and not tape.has_theta_T:
@@ -335,10 +336,10 @@ cdef void sweep_lanes(
 cdef const floating *collect_terms(
     Tape tape, Block *block, floating *phi, floating *dense, floating *u, floating *A,
 ) noexcept nogil:
-    # Phi <- I; for tau = newest .. oldest: A = Phi D_tau^j beside u_tau^j, then Phi <- Phi H_tau: 2 S^2 n flops per step.
+    # Phi <- I; for tau = newest .. oldest: A = Phi D_tau^j beside u_tau^j, then Phi <- Phi H_tau (2 S^2 n flops).
     cdef Sizes sizes = tape.cell.sizes
-    cdef int B = tape.batch_size, q = sizes.q, k = sizes.k, G = sizes.G, n = sizes.n, S = sizes.S, P = sizes.P, m = sizes.m
-    cdef int lane = block.lane, tau, j
+    cdef int q = sizes.q, k = sizes.k, G = sizes.G, n = sizes.n, S = sizes.S, P = sizes.P, m = sizes.m
+    cdef int B = tape.batch_size, lane = block.lane, tau, j
     cdef Py_ssize_t at
     cdef floating *now = NULL
     cdef floating *after
