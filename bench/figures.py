@@ -34,8 +34,14 @@ NAMES = {  # label, colour and marker; the colours (Okabe and Ito) suit colour-b
     "ok": ("OK, rank 8, blocked", "#0072B2", "o"),
     "kf-rtrl": ("KF-RTRL", "#009E73", "v"),
     "uoro": ("UORO", "#CC79A7", "P"),
+    "snap1": ("SnAp-1", "#8C510A", "h"),
     "tbptt": ("TBPTT, window 25", "#000000", "X"),
 }
+
+
+def style(name):
+    """Return an estimator's label, colour and marker."""
+    return NAMES.get(name, (name, "#777777", "*"))
 
 
 # ---- measuring -------------------------------------------------------------------------------------------------------
@@ -44,7 +50,7 @@ NAMES = {  # label, colour and marker; the colours (Okabe and Ito) suit colour-b
 def measure_scaling(bar):
     """Return sizes, seconds per step and bytes for every algorithm."""
     found = {}
-    for name in NAMES:
+    for name in ESTIMATORS:
         bar.set_postfix_str(name)
         time_sizes, memory_sizes = scaling.sizes_for_time(name), scaling.sizes_for_memory(name)
         found[name] = {
@@ -115,7 +121,7 @@ def measure_noise(bar):
 
 def measure():
     """Measure everything, with BLAS on one thread."""
-    with threadpool_limits(1, user_api="blas"), tqdm(total=len(NAMES) + 7 + 17, unit="measurement") as bar:
+    with threadpool_limits(1, user_api="blas"), tqdm(total=len(ESTIMATORS) + 7 + 17, unit="measurement") as bar:
         return {
             "machine": f"{platform.machine()}, {okcore._kernels.instructions()} kernels",
             "scaling": measure_scaling(bar),
@@ -146,7 +152,8 @@ def draw_scaling(found):
         (panels[1], "memory_sizes", "bytes", "Memory of one lane", "megabytes"),
     ):
         ends = []
-        for name, (label, color, marker) in NAMES.items():
+        for name in found:
+            label, color, marker = style(name)
             x, y = np.array(found[name][sizes]), np.array(found[name][values]) * 1e6 ** (1 if values == "seconds" else -1)
             slope = scaling.exponent(x, y)
             axes.loglog(x, y, color=color, marker=marker, ms=5, lw=1.5)
@@ -159,7 +166,7 @@ def draw_scaling(found):
         axes.set_title(title, loc="left", fontsize=11)
         axes.set_xlabel("hidden units n\n(RNN, 16 inputs, one lane, float32, one thread)")
         axes.set_ylabel(unit)
-        ticks = sorted({n for name in NAMES for n in found[name][sizes]})
+        ticks = sorted({n for name in found for n in found[name][sizes]})
         axes.set_xticks(ticks, [str(n) for n in ticks], rotation=45 if len(ticks) > 6 else 0)
         axes.minorticks_off()
         axes.grid(alpha=0.25)
@@ -199,10 +206,10 @@ def draw_noise(found):
     for K, marker in markers.items():
         axes.plot([], [], color="#777777", marker=marker, ls="", ms=8, label=f"block {K}")
     for name in ("kf-rtrl", "uoro", "tbptt"):
-        label, color, marker = NAMES[name]
+        label, color, marker = style(name)
         axes.plot(found[name][1] * 1e6, found[name][0], color=color, marker=marker, ms=9, ls="", mfc="none", label=label)
     for name in ("rtrl", "rtrl-block1"):
-        label, color, _ = NAMES[name]
+        label, color, _ = style(name)
         axes.axvline(found[name][1] * 1e6, color=color, lw=1.2, ls="--", label=f"{label}: no error")
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -244,5 +251,4 @@ def main():
 
 
 if __name__ == "__main__":
-    assert set(NAMES) == set(ESTIMATORS)
     main()

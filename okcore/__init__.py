@@ -35,8 +35,9 @@ import os as _os
 from importlib.metadata import version as _version
 
 # A thread that waits must soon sleep. By default it spins for milliseconds, and where another process wants the
-# processor, a step then takes as long as the scheduler's time slices. Here it spins for some 50 us, the time between the
-# parallel parts of a gradient (GNU's OpenMP; the policy is for others). Both are read once, as the modules are loaded.
+# processor, a step then takes as long as the scheduler's time slices. Here it spins for some 50 us, the time between
+# the parallel parts of a gradient (GNU's OpenMP; the policy is for others). Both variables are read once, as the
+# modules are loaded.
 _waits = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "2000"}
 if _waits.keys() & _os.environ.keys():
     _waits = {}

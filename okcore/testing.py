@@ -454,8 +454,8 @@ def _points_along_the_gradient(make):
 
 
 _ESTIMATOR_CHECKS = [
-    _is_made, _is_credit_times_influence, _starts_exactly, _lanes_are_apart, _lanes_are_alike, _calls_agree, _dtypes, _seeds,
-    _is_saved, _points_along_the_gradient,
+    _is_made, _is_credit_times_influence, _starts_exactly, _lanes_are_apart, _lanes_are_alike, _calls_agree, _dtypes,
+    _seeds, _is_saved, _points_along_the_gradient,
 ]  # fmt: skip
 
 
