@@ -6,6 +6,7 @@ import pkgutil
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import okcore
@@ -30,9 +31,10 @@ def test_readme_example(capsys):
 @pytest.mark.parametrize("page", ["README.md", *(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))])
 def test_links_lead_somewhere(page):
     path = ROOT / page
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text()):
-        assert (path.parent / target).exists(), target
-    for target in re.findall(r"`((?:okcore|docs|examples|tests)/[\w./]+)`", path.read_text()):
+    prose = re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", prose):
+        assert (path.parent / target.replace("\\", "")).exists(), target
+    for target in re.findall(r"`((?:okcore|docs|examples|tests)/[\w./]+)`", prose):
         assert (ROOT / target).exists(), target
 
 
@@ -44,3 +46,16 @@ def test_public_names_are_documented(name):
         for part in ("Parameters", "Notes", "References") if thing is not okcore.Estimator else ("Parameters",):
             assert part in thing.__doc__, (name, part)
         assert "{shared}" not in thing.__doc__
+
+
+def test_the_classes_of_extending_run():
+    text = (ROOT / "docs" / "extending.md").read_text()
+    names = {"okcore": okcore, "np": np}
+    blocks = [code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "_validation" not in code]
+    for code in blocks:
+        if code.startswith("class"):
+            exec(compile(code, "docs/extending.md", "exec"), names)
+    exec(compile(blocks[0], "docs/extending.md", "exec"), names)  # the two checks
+    okcore.testing.check_estimator(
+        lambda cell, batch_size, rng: names["DenseRTRL"](cell, 3, batch_size), expect="exact"
+    )
