@@ -21,7 +21,7 @@ What is compiled (each uses only what stands below it)
     _engine/                    cell_kernel.pyx (what the engine knows of a cell), arguments.pyx (checks),
                                 messages.pxd (what these tell each other), buffers.pyx (memory)
     _kernels.pyx                products, Gram matrices, Jacobian-times-factor, contraction, mixing
-    _simd/                      the same by hand, in C: gemm.h, gram.h, diagonals.h, elementwise.h, and cells.h, the
+    _simd/                      hand-written kernels in C: gemm.h, gram.h, diagonals.h, elementwise.h, and cells.h, the
                                 pointwise steps of the built-in cells
     _blas.pyx                   row-major BLAS and LAPACK; the only module that cimports SciPy
 

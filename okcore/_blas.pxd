@@ -1,4 +1,4 @@
-"""Row-major BLAS and LAPACK, the only door to SciPy's; scalars by value, leading dimension = row stride."""
+"""Row-major BLAS and LAPACK, the only module that cimports SciPy; scalars by value, leading dimension = row stride."""
 
 from cython cimport floating
 

@@ -13,7 +13,7 @@ cdef extern from "simd.h" nogil:
     enum: PANEL_COLUMNS "OKCORE_PANEL_COLUMNS"
 
 # C (m, n) <- alpha op(A) op(B) + beta C, op(A) (m, k), op(B) (k, n), leading dimension = row stride; not both
-# transposed. 2 m n k flops, by hand where vectors are wide, else by BLAS.
+# transposed. 2 m n k flops; hand-written where vectors are wide, else BLAS.
 cdef void gemm(
     bint trans_a, bint trans_b, int m, int n, int k,
     floating alpha, const floating *A, int lda, const floating *B, int ldb, floating beta, floating *C, int ldc,

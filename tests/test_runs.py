@@ -144,7 +144,7 @@ def test_train_python_docs(tmp_path):
     folder = tmp_path / "deep" / "run"
     said, _ = shell("train", "text", "python-docs", *SMALL, "--steps", 10, "--out", folder)
     assert metrics(folder)[-1]["valid_bpc"] == pytest.approx(np.log2(97), abs=2)
-    assert "bits a character" in said
+    assert "bits per character" in said
 
 
 def test_train_text_with_a_validation_text(text, tmp_path):

@@ -153,7 +153,7 @@ cdef class Engine(Buffers):
         credit = as_credits("dh", dh, self.cell, -1, self.batch_size)
         gradient = as_output(out, self.cell, self.sizes.P, self.sizes.m)
         with nogil:
-            self.gradient_into(cnp.PyArray_DATA(credit), cnp.PyArray_DATA(gradient))
+            self.sweep(cnp.PyArray_DATA(credit), cnp.PyArray_DATA(gradient), False)
         return gradient
 
     def accumulate(self, dh):
@@ -313,9 +313,6 @@ cdef class Engine(Buffers):
                     raise FloatingPointError(f"the sum of credits is not finite at step {self.steps}")
                 self.raise_overflow(self.overflowing_lanes())
         return 0
-
-    cdef int gradient_into(self, const void *dh, void *gradient) except -1 nogil:
-        return self.sweep(dh, gradient, False)
 
     cdef int accumulate_credit(self, const void *dh) except -1 nogil:
         if self.tape.open_steps > 0:

@@ -179,7 +179,7 @@ class Run:
             every = self.options["valid_every"]  # on the first line after each multiple of it
             due = step == total or step // every > (step - self.options["log_every"]) // every
             line["valid_bpc"] = self.trainer.evaluate_bits(self.task.valid) if due else None
-            said = "" if line["valid_bpc"] is None else f"validation {line['valid_bpc']:.3f} bits a character"
+            said = "" if line["valid_bpc"] is None else f"validation {line['valid_bpc']:.3f} bits per character"
         metrics.write(json.dumps(line) + "\n")
         metrics.flush()
         said = f"loss {line['loss_bits']:.3f} bits" + (f", {said}" if said else "")
@@ -202,7 +202,7 @@ class Run:
             return f"After {steps} ({seconds}) the copy length is {length}: {learned}."
         bits = self.trainer.evaluate_bits(self.task.valid)
         return (
-            f"After {steps} ({seconds}) the network predicts the validation text with {bits:.3f} bits a character "
+            f"After {steps} ({seconds}) the network predicts the validation text with {bits:.3f} bits per character "
             f"(guessing among its {self.task.n_out} characters would take {np.log2(self.task.n_out):.2f})."
         )
 
