@@ -1,6 +1,6 @@
 """Check block="auto" against a sweep over K: python bench/blocks.py [--quick]
 
-For every size, print the K that "auto" chooses, the fastest K, and the ratio of their times (medians over rounds).  The
+For every size, print the K that "auto" chooses, the fastest K, and the ratio of their times (medians over rounds). The
 target is at most 1.2 everywhere.
 """
 

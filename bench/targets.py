@@ -1,8 +1,8 @@
 """Measure the speed targets of all rows, or of some, as ratios.
 
 A floor is the time of the step's large matrix products alone, through SciPy's BLAS on one thread, on the same shapes, with
-warm data.  Leave OPENBLAS_CORETYPE unset: it would choose BLAS's kernels, and so change the floor.  Rows 8 and 9 need
-PyTorch, row 10 two processors.  This takes a few minutes; the machine should do nothing else.
+warm data. Leave OPENBLAS_CORETYPE unset: it would choose BLAS's kernels, and so change the floor. Rows 8 and 9 need
+PyTorch, row 10 two processors. This takes a few minutes; the machine should do nothing else.
 """
 
 import argparse

@@ -16,7 +16,7 @@ cdef int cholesky_upper(int n, double *A, int lda) noexcept nogil
 cdef void solve_upper(int n, int m, const double *K, int ldk, double *B, int ldb) noexcept nogil
 
 # C (n, n) = U diag(sigma) V^T, sigma descending: U holds the left vectors in its columns, VT the right ones in
-# its rows.  C is overwritten; `spare` (n, n), `work` (svd_lwork(n),) and `iwork` (8 n 64-bit words) are scratch.
+# its rows. C is overwritten; `spare` (n, n), `work` (svd_lwork(n),) and `iwork` (8 n 64-bit words) are scratch.
 # 0, or the LAPACK info code when both gesdd and gesvd fail.
 cdef int svd(
     int n, double *C, double *U, double *sigma, double *VT, double *spare, double *work, void *iwork,

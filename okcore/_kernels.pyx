@@ -132,7 +132,7 @@ cdef void preactivations(
     int lanes, int q, int v, int n, int P, const floating *u_hat, const floating *theta, const floating *theta_T,
     floating *pre,
 ) noexcept nogil:
-    # (B, m)(m, P): 2 B m P flops.  With two terms, half of each u_hat is zero: x meets W_x, h meets W_h.
+    # (B, m)(m, P): 2 B m P flops. With two terms, half of each u_hat is zero: x meets W_x, h meets W_h.
     cdef int m = v + n + q, lane, p, j
     cdef floating bias
     if q == 1:
@@ -258,7 +258,7 @@ cdef void credit_times_jacobian(
 
 cdef void gram_matrix(int N, Py_ssize_t cols, const floating *X, double *panel, double *gram) noexcept nogil:
     # In float64 whatever the dtype: the error of a Gram matrix costs variance by its square root, which for
-    # float32's rounding is 3e-4.  N^2 cols / 2 multiply-adds; BLAS has no kernel for few long rows.
+    # float32's rounding is 3e-4. N^2 cols / 2 multiply-adds; BLAS has no kernel for few long rows.
     cdef int a, b
     memset(gram, 0, N * N * sizeof(double))
     if floating is float:

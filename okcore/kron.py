@@ -127,7 +127,7 @@ def reduce(u, A, rank, rng=None, mixing="signs", signs=None, start=None):
         Draws `signs` or `start` if not given.
     mixing : {"signs", "sampling"}
         ``"signs"`` mixes the tail of the singular values with random signs: the squared error is s1^2 / k - s2 for
-        every draw.  ``"sampling"`` keeps a random subset (systematic sampling): the mean squared error is the same.
+        every draw. ``"sampling"`` keeps a random subset (systematic sampling): the mean squared error is the same.
     signs : (N,) array of +1 and -1, optional
         One sign per singular component in descending order; those of kept components are unused.
     start : float in [0, 1), optional
@@ -137,7 +137,7 @@ def reduce(u, A, rank, rng=None, mixing="signs", signs=None, start=None):
     -------
     u : (rank, m) array
     A : (rank, S, P) array
-        Unneeded terms are zero.  If N <= rank, the result is a copy of all N terms.
+        Unneeded terms are zero. If N <= rank, the result is a copy of all N terms.
 
     Raises
     ------
@@ -149,7 +149,7 @@ def reduce(u, A, rank, rng=None, mixing="signs", signs=None, start=None):
     Notes
     -----
     N^2 (S P + m) multiply-adds in float64 for the Gram matrices, 2 rank N (S P + m) flops for the mixing, and
-    O(N^3) for the core.  A direction that is a combination of the others to within 3e-7 is left out.
+    O(N^3) for the core. A direction that is a combination of the others to within 3e-7 is left out.
 
     References
     ----------

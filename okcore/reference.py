@@ -1,14 +1,14 @@
-"""All of okcore's mathematics in plain NumPy: slow, short, one line an equation.  Read this first.
+"""All of okcore's mathematics in plain NumPy: slow, short, one line an equation. Read this first.
 
     J_t = H_t J_{t-1} + F_t        influence matrix J = ds/dtheta, state Jacobian H = ds/ds', immediate Jacobian F
     dl_t/dtheta = delta_t J_t      credit delta = dl/ds
 
-A *cell* gives its new state and the diagonals d and c of its Jacobians.  A *tape* holds the steps since the last
+A *cell* gives its new state and the diagonals d and c of its Jacobians. A *tape* holds the steps since the last
 block boundary t0, a *carry* summarises J_{t0}, and every algorithm is a tape and a carry:
 
     J_t = Phi_{t0->t} J_{t0} + sum_tau Phi_{tau->t} F_tau,    Phi_{tau->t} = H_t ... H_{tau+1}.
 
-Names are those of the compiled modules; the tests compare the two.  Shapes are of one lane: u_hat (q, m),
+Names are those of the compiled modules; the tests compare the two. Shapes are of one lane: u_hat (q, m),
 D (q, S, P), H and Phi (S, S), Kronecker terms u (N, m) and A (N, S, P) for sum_i A_i (x) u_i.
 """
 
@@ -128,9 +128,9 @@ def orthonormal_with_row_norms(p, k):
 
 
 def reduce(u, A, rank, signs=None, start=None):
-    """Reduce N Kronecker terms to `rank`: unbiased, variance s1^2 / k - s2.  Returns u, A, variance.
+    """Reduce N Kronecker terms to `rank`: unbiased, variance s1^2 / k - s2. Returns u, A, variance.
 
-    Benzing et al. 2019.  `signs` (N,) mixes the tail of the singular values; `start` in [0, 1) samples from it.
+    Benzing et al. 2019. `signs` (N,) mixes the tail of the singular values; `start` in [0, 1) samples from it.
     """
     norm_u, norm_A = np.linalg.norm(u, axis=1), np.linalg.norm(A, axis=(1, 2))
     live = (norm_u > 0) & (norm_A > 0)

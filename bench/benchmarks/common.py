@@ -1,4 +1,4 @@
-"""What the benchmarks share.  OKCORE_BENCH_TOY=1 makes every size tiny, for the test suite."""
+"""What the benchmarks share. OKCORE_BENCH_TOY=1 makes every size tiny, for the test suite."""
 
 import os
 

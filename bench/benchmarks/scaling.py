@@ -68,7 +68,7 @@ def memory_bytes(name, n, processes=3):
 
 
 def print_memory(name, n):
-    """Print the growth of anonymous memory.  Nothing is freed in between, so this is the peak."""
+    """Print the growth of anonymous memory. Nothing is freed in between, so this is the peak."""
 
     def anonymous():
         lines = Path("/proc/self/status").read_text().splitlines()

@@ -1,7 +1,7 @@
 """Print how many times longer others take for the same job (rows 8 and 9 of the targets): medians of paired runs.
 
-Horizon 25: one update per 25 steps of TBPTT; PyTorch must never be faster.  Horizon 1: an update at every step; PyTorch must
-take at least 10 times as long with one lane, 3 times with 16.  Everything runs on one thread.  Leave OPENBLAS_CORETYPE unset.
+Horizon 25: one update per 25 steps of TBPTT; PyTorch must never be faster. Horizon 1: an update at every step; PyTorch must
+take at least 10 times as long with one lane, 3 times with 16. Everything runs on one thread. Leave OPENBLAS_CORETYPE unset.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """The job: `horizon` time steps of every lane with a credit dl/dh at each, the gradient of all of them, and one step of
-gradient descent.  There is no readout.
+gradient descent. There is no readout.
 
-An adapter is a class in its own file.  It is made from a Job and called once per repetition; `parameters()` returns theta
-(P, m) in okcore's layout.  All adapters start from the same parameters, get the same inputs and credits, and keep the state
+An adapter is a class in its own file. It is made from a Job and called once per repetition; `parameters()` returns theta
+(P, m) in okcore's layout. All adapters start from the same parameters, get the same inputs and credits, and keep the state
 between calls.
 """
 

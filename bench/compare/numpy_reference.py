@@ -1,4 +1,4 @@
-"""Plain NumPy (okcore.reference).  It has no `flush`, so it sweeps backwards at every step."""
+"""Plain NumPy (okcore.reference). It has no `flush`, so it sweeps backwards at every step."""
 
 from compare.job import RATE
 from okcore import reference

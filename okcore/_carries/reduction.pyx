@@ -1,12 +1,12 @@
-# The reduction, as a small problem.  With the terms' Gram matrices known, everything that decides a reduction is
+# The reduction, as a small problem. With the terms' Gram matrices known, everything that decides a reduction is
 # N x N: the tall factors are read once for their Gram matrix and once for the final (r, N)(N, S P) mixing, here
 # expressed as two coefficient matrices.
 #
 # Terms are first scaled to |u_i| = |A_i| = 1 with weights w_i = |u_i| |A_i|, so that the Gram matrices are
-# correlations and balance is exact.  With K_u^T K_u = corr_u + delta I (and K_A alike), the core is
+# correlations and balance is exact. With K_u^T K_u = corr_u + delta I (and K_A alike), the core is
 #     C = K_u diag(w) K_A^T = U diag(sigma) V^T,
 # new factors are unit-u K_u^-1 Y_u and unit-A K_A^-1 Y_A, and E[Y_u Y_A^T] = C makes them unbiased whatever
-# invertible K_u, K_A are used.  The shift delta keeps both invertible when directions repeat.  A singular vector
+# invertible K_u, K_A are used. The shift delta keeps both invertible when directions repeat. A singular vector
 # made of nothing but the shift (delta |K^-1 y|^2 > 1/2) stands for a direction that the terms do not have: it
 # would add noise sqrt(sigma_r sigma_i) for a component of size zero, and is left out.
 
@@ -68,7 +68,7 @@ cdef void rotate_rows(int k, double *a, double *b, double cosine, double sine) n
 
 cdef void orthonormal_with_row_norms(int size, int k, const double *p, double *Z) noexcept nogil:
     # Z (size, k): orthonormal columns, |Z_i|^2 = p_i for p descending in [0, 1] with sum k (Schur-Horn).
-    # Start from [I; 0]: the first k rows are too long, the others too short.  Rotate a long row against a short
+    # Start from [I; 0]: the first k rows are too long, the others too short. Rotate a long row against a short
     # one until the one that is nearer to its length has it; each rotation finishes a row.
     cdef int high = 0, low = k, col
     cdef double long_, short_, inner, excess, target, a, b, root, t, cosine

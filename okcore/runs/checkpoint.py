@@ -34,7 +34,7 @@ def previous(path):
 def write(path, groups, keep=False):
     """Write {group: {name: array or plain scalar}} to `path`, atomically.
 
-    The file is written under another name in the same folder, flushed to disk and renamed.  With `keep`, an existing
+    The file is written under another name in the same folder, flushed to disk and renamed. With `keep`, an existing
     file is kept as ``<name>.previous.npz``.
     """
     path = Path(path)

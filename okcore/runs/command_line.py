@@ -24,7 +24,7 @@ examples:
 """
 
 COPY_EXAMPLES = """
-The network reads a start symbol and a random bit string, and must then repeat the string.  The strings grow longer
+The network reads a start symbol and a random bit string, and must then repeat the string. The strings grow longer
 whenever it does well; the run reports their current length.
 
 examples:
@@ -35,7 +35,7 @@ examples:
 """
 
 TEXT_EXAMPLES = """
-The network predicts the next byte of a text.  Its measure is bits per character on the validation text; lower is
+The network predicts the next byte of a text. Its measure is bits per character on the validation text; lower is
 better.
 
 examples:

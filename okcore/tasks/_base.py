@@ -4,7 +4,7 @@
 class Task:
     """Base class: an endless iterator of ``(x, y, reset)``, each with the lane as first axis.
 
-    A subclass sets ``n_in``, ``n_out`` and ``batch_size`` and defines ``__next__``.  It may define `observe` to
+    A subclass sets ``n_in``, ``n_out`` and ``batch_size`` and defines ``__next__``. It may define `observe` to
     receive each loss, and `state_dict` and `load_state_dict` so that a run can be resumed.
     """
 

@@ -12,10 +12,10 @@ START, BLANK = 2, 3
 class Copy(Task):
     """Remember and repeat random bit strings of growing length.
 
-    Symbols are the bits 0 and 1, start (2) and blank (3).  A sequence of length T has 2 T + 2 steps.  Inputs are start,
-    the bits and T + 1 blanks; targets are T + 1 blanks, start and the bits.  T is drawn for each sequence as
-    max(1, uniform on L - 4 .. L).  When a lane needs a new sequence while the running loss is below 0.15 bits,
-    L grows by one.  Lanes are not synchronised: each starts its next sequence at once, with a reset.
+    Symbols are the bits 0 and 1, start (2) and blank (3). A sequence of length T has 2 T + 2 steps. Inputs are start,
+    the bits and T + 1 blanks; targets are T + 1 blanks, start and the bits. T is drawn for each sequence as
+    max(1, uniform on L - 4 .. L). When a lane needs a new sequence while the running loss is below 0.15 bits,
+    L grows by one. Lanes are not synchronised: each starts its next sequence at once, with a reset.
 
     Parameters
     ----------
