@@ -8,9 +8,9 @@ is `d` (k, G, n) for D (S, P), or `c` (k, k, n) for C (S, S). All matrices are r
 from cython cimport floating
 
 cdef extern from "simd.h" nogil:
-    enum: PANEL_STRIDE "OKCORE_PANEL_STRIDE"
-    enum: BLOCK_ROWS "OKCORE_BLOCK_ROWS"
-    enum: PANEL_COLUMNS "OKCORE_PANEL_COLUMNS"
+    enum: PANEL_STRIDE "OKCORE_GRAM_LD"
+    enum: BLOCK_ROWS "OKCORE_MR_TAIL"
+    enum: PANEL_COLUMNS "OKCORE_GEMV_NC"
 
 # C (m, n) <- alpha op(A) op(B) + beta C, op(A) (m, k), op(B) (k, n), leading dimension = row stride; not both
 # transposed. 2 m n k flops; hand-written where vectors are wide, else BLAS.

@@ -12,20 +12,20 @@ cdef enum:
     LINE = 16   # floats of a cache line
 
 cdef extern from "simd.h" nogil:
-    void okcore_sgram(int n, Py_ssize_t columns, const float *X, Py_ssize_t ld, double *panel, double *gram)
-    void okcore_dgram(int n, Py_ssize_t columns, const double *X, Py_ssize_t ld, double *panel, double *gram)
-    void okcore_sproduct(
-        Py_ssize_t rows, Py_ssize_t inner, Py_ssize_t columns, float alpha, const float *E, Py_ssize_t e_row,
-        Py_ssize_t e_column, const float *X, Py_ssize_t ldx, float beta, float *Y, Py_ssize_t ldy)
-    void okcore_dproduct(
-        Py_ssize_t rows, Py_ssize_t inner, Py_ssize_t columns, double alpha, const double *E, Py_ssize_t e_row,
-        Py_ssize_t e_column, const double *X, Py_ssize_t ldx, double beta, double *Y, Py_ssize_t ldy)
-    void okcore_sproduct_transposed(
-        Py_ssize_t rows, Py_ssize_t inner, Py_ssize_t columns, float alpha, const float *E, Py_ssize_t lde,
-        const float *Z, Py_ssize_t ldz, float beta, float *Y, Py_ssize_t ldy)
-    void okcore_dproduct_transposed(
-        Py_ssize_t rows, Py_ssize_t inner, Py_ssize_t columns, double alpha, const double *E, Py_ssize_t lde,
-        const double *Z, Py_ssize_t ldz, double beta, double *Y, Py_ssize_t ldy)
+    void okcore_sgram(int n, Py_ssize_t columns, const float *X, Py_ssize_t ld, double *widened, double *gram)
+    void okcore_dgram(int n, Py_ssize_t columns, const double *X, Py_ssize_t ld, double *widened, double *gram)
+    void okcore_sgemm(
+        Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, float alpha, const float *A, Py_ssize_t rs_a, Py_ssize_t cs_a,
+        const float *B, Py_ssize_t ldb, float beta, float *C, Py_ssize_t ldc)
+    void okcore_dgemm(
+        Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, double alpha, const double *A, Py_ssize_t rs_a, Py_ssize_t cs_a,
+        const double *B, Py_ssize_t ldb, double beta, double *C, Py_ssize_t ldc)
+    void okcore_sgemm_nt(
+        Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, float alpha, const float *A, Py_ssize_t lda,
+        const float *B, Py_ssize_t ldb, float beta, float *C, Py_ssize_t ldc)
+    void okcore_dgemm_nt(
+        Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, double alpha, const double *A, Py_ssize_t lda,
+        const double *B, Py_ssize_t ldb, double beta, double *C, Py_ssize_t ldc)
     void okcore_stranspose(Py_ssize_t rows, Py_ssize_t columns, const float *X, float *Y)
     void okcore_dtranspose(Py_ssize_t rows, Py_ssize_t columns, const double *X, double *Y)
     void okcore_stimes_grid(
@@ -51,13 +51,13 @@ cdef void gemm(
         blas_gemm[floating](trans_a, trans_b, m, n, k, alpha, A, lda, B, ldb, beta, C, ldc)
     elif trans_b:
         if floating is float:
-            okcore_sproduct_transposed(m, k, n, alpha, A, lda, B, ldb, beta, C, ldc)
+            okcore_sgemm_nt(m, n, k, alpha, A, lda, B, ldb, beta, C, ldc)
         else:
-            okcore_dproduct_transposed(m, k, n, alpha, A, lda, B, ldb, beta, C, ldc)
+            okcore_dgemm_nt(m, n, k, alpha, A, lda, B, ldb, beta, C, ldc)
     elif floating is float:
-        okcore_sproduct(m, k, n, alpha, A, 1 if trans_a else lda, lda if trans_a else 1, B, ldb, beta, C, ldc)
+        okcore_sgemm(m, n, k, alpha, A, 1 if trans_a else lda, lda if trans_a else 1, B, ldb, beta, C, ldc)
     else:
-        okcore_dproduct(m, k, n, alpha, A, 1 if trans_a else lda, lda if trans_a else 1, B, ldb, beta, C, ldc)
+        okcore_dgemm(m, n, k, alpha, A, 1 if trans_a else lda, lda if trans_a else 1, B, ldb, beta, C, ldc)
 
 
 cdef int part_start(int count, int grain, int part, int parts) noexcept nogil:

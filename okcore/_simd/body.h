@@ -1,7 +1,8 @@
-/* The kernels for one instruction set: BYTES a vector, TARGET and SUFFIX, and how many rows a register block has. */
+/* The kernels for one instruction set and both types.  simd.c defines VECTOR_BYTES, TARGET (what the compiler may use),
+   ISA (its name), and the sizes of what a product (MR) and a Gram matrix (GRAM_NR) keep in registers. */
 
 #define REAL float
-#define FIRST s
+#define TYPE_PREFIX s
 #define REAL_IS_FLOAT 1
 #define INTEGER int32_t
 #define EXP_MOST 87.0f
@@ -17,7 +18,7 @@
 #include "elementwise.h"
 #include "cells.h"
 #undef REAL
-#undef FIRST
+#undef TYPE_PREFIX
 #undef REAL_IS_FLOAT
 #undef INTEGER
 #undef EXP_MOST
@@ -28,7 +29,7 @@
 #undef MANTISSA_BITS
 
 #define REAL double
-#define FIRST d
+#define TYPE_PREFIX d
 #define REAL_IS_FLOAT 0
 #define INTEGER int64_t
 #define EXP_MOST 708.0
@@ -44,7 +45,7 @@
 #include "elementwise.h"
 #include "cells.h"
 #undef REAL
-#undef FIRST
+#undef TYPE_PREFIX
 #undef REAL_IS_FLOAT
 #undef INTEGER
 #undef EXP_MOST
@@ -54,8 +55,8 @@
 #undef EXPONENT_BIAS
 #undef MANTISSA_BITS
 
-#undef BYTES
+#undef VECTOR_BYTES
 #undef TARGET
-#undef SUFFIX
-#undef GRAM_COLUMNS
-#undef ROWS
+#undef ISA
+#undef GRAM_NR
+#undef MR

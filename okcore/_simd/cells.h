@@ -1,9 +1,9 @@
-/* Pointwise steps of the built-in cells for one instruction set and one type: new state, and the diagonals d and c of its
-   Jacobians.
+/* Pointwise steps of the built-in cells for one instruction set and one type: the new state, and the diagonals d and c
+   of its Jacobians.  A cell is one entry in EACH_CELL and one CELL(name) body; nothing else in C names it.
 
    Every cell is pointwise in its pre-activations, so with s = f(pre, s') per unit
        d[j, a, g, i] = d s[a, i] / d pre[j, g, i]        (immediate Jacobian, F = sum_j D^j (x) u^j)
-       c[a, b, i]    = d s[a, i] / d s'[b, i], pre held  (the part of the state Jacobian beside D* W_h E_h)
+       c[a, b, i]    = d s[a, i] / d s'[b, i], pre fixed (the part of the state Jacobian beside D* W_h E_h)
    pre (lanes, q, G, n) is overwritten; state, state_next (lanes, k, n); d (lanes, q, k, G, n); c (lanes, k, k, n). */
 
 #ifndef EACH_CELL
@@ -11,13 +11,13 @@
 #endif
 
 #define CELL(name)                                                                                                     \
-    TARGET static void LOCAL(name)(ptrdiff_t lanes, ptrdiff_t n, REAL *restrict pre, const REAL *restrict state,       \
+    TARGET static void NAME(name)(ptrdiff_t lanes, ptrdiff_t n, REAL *restrict pre, const REAL *restrict state,       \
                                    REAL *restrict state_next, REAL *restrict d, REAL *restrict c)
 
 CELL(rnn)
 {
     /* h = tanh(a) */
-    LOCAL(tanh)(lanes * n, pre, state_next);
+    NAME(tanh)(lanes * n, pre, state_next);
     for (ptrdiff_t i = 0; i < lanes * n; i++) {
         d[i] = 1 - state_next[i] * state_next[i];
         c[i] = 0;
@@ -28,7 +28,7 @@ CELL(rnn)
 CELL(rhn)
 {
     /* z = 2 sigmoid(a_z) - 1, f = sigmoid(a_f), h = f h' + (1 - f) z */
-    LOCAL(sigmoid)(lanes * 2 * n, pre, pre);
+    NAME(sigmoid)(lanes * 2 * n, pre, pre);
     for (ptrdiff_t lane = 0; lane < lanes; lane++, pre += 2 * n, state += n, state_next += n, d += 2 * n, c += n) {
         const REAL *restrict s = pre, *restrict f = pre + n;
         REAL *restrict d_z = d, *restrict d_f = d + n;
@@ -44,20 +44,23 @@ CELL(rhn)
 
 CELL(lstm)
 {
-    /* rows i, f, g, o (torch's order); c = f c' + i g, h = o tanh(c); state [h, c].  Three blocks are always zero, as the
-       tape was made, and are not written: dc/da_o, dh/dh' and dc/dh'.  This loop is bound by its stores. */
-    for (ptrdiff_t lane = 0; lane < lanes; lane++, pre += 4 * n, state += 2 * n, state_next += 2 * n, d += 8 * n, c += 4 * n) {
-        REAL *restrict gate_i = pre, *restrict gate_f = pre + n, *restrict gate_g = pre + 2 * n, *restrict gate_o = pre + 3 * n;
+    /* rows i, f, g, o (torch's order); c = f c' + i g, h = o tanh(c); state [h, c].  Three blocks are always zero:
+       dc/da_o, dh/dh' and dc/dh'.  The tape is made with zeros there, and they are not written, because this loop is
+       bound by its stores. */
+    for (ptrdiff_t lane = 0; lane < lanes;
+         lane++, pre += 4 * n, state += 2 * n, state_next += 2 * n, d += 8 * n, c += 4 * n) {
+        REAL *restrict gate_i = pre, *restrict gate_f = pre + n;
+        REAL *restrict gate_g = pre + 2 * n, *restrict gate_o = pre + 3 * n;
         const REAL *restrict old = state + n;
         REAL *restrict h = state_next, *restrict new = state_next + n;
         REAL *restrict d_h = d, *restrict d_c = d + 4 * n;
         REAL *restrict grid = c; /* dh/dh', dh/dc', dc/dh', dc/dc' */
-        LOCAL(sigmoid)(2 * n, gate_i, gate_i);
-        LOCAL(tanh)(n, gate_g, gate_g);
-        LOCAL(sigmoid)(n, gate_o, gate_o);
+        NAME(sigmoid)(2 * n, gate_i, gate_i);
+        NAME(tanh)(n, gate_g, gate_g);
+        NAME(sigmoid)(n, gate_o, gate_o);
         for (ptrdiff_t i = 0; i < n; i++)
             new[i] = gate_f[i] * old[i] + gate_i[i] * gate_g[i];
-        LOCAL(tanh)(n, new, h);
+        NAME(tanh)(n, new, h);
         for (ptrdiff_t i = 0; i < n; i++) {
             REAL dh_dc = gate_o[i] * (1 - h[i] * h[i]);
             REAL dc_di = gate_g[i] * gate_i[i] * (1 - gate_i[i]);
@@ -87,10 +90,10 @@ CELL(gru)
         REAL *restrict d_x = d, *restrict d_h = d + 3 * n;
         for (ptrdiff_t i = 0; i < 2 * n; i++)
             r[i] += from_h[i];
-        LOCAL(sigmoid)(2 * n, r, r);
+        NAME(sigmoid)(2 * n, r, r);
         for (ptrdiff_t i = 0; i < n; i++)
             g[i] += r[i] * h_n[i];
-        LOCAL(tanh)(n, g, g);
+        NAME(tanh)(n, g, g);
         for (ptrdiff_t i = 0; i < n; i++) {
             REAL dh_dg = (1 - z[i]) * (1 - g[i] * g[i]);
             REAL dh_dr = dh_dg * h_n[i] * r[i] * (1 - r[i]);

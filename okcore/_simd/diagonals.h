@@ -1,6 +1,6 @@
-/* Products with grids of diagonals, d (k, G, n) or c (k, k, n), for one instruction set and one type: no dense product. */
+/* Products with grids of diagonals, d (k, G, n) or c (k, k, n), for one instruction set and one type. */
 
-TARGET static void LOCAL(times_grid)(ptrdiff_t rows, ptrdiff_t k, ptrdiff_t G, ptrdiff_t n, const REAL *restrict X,
+TARGET static void NAME(times_grid)(ptrdiff_t rows, ptrdiff_t k, ptrdiff_t G, ptrdiff_t n, const REAL *restrict X,
                                      const REAL *restrict grid, ptrdiff_t next_grid, REAL *restrict Y)
 {
     /* Y[s, g, i] = sum_a X[s, a, i] grid[s, a, g, i], the grids of rows `next_grid` apart; 0 shares one */
@@ -21,7 +21,7 @@ TARGET static void LOCAL(times_grid)(ptrdiff_t rows, ptrdiff_t k, ptrdiff_t G, p
         }
 }
 
-TARGET static void LOCAL(grid_times)(ptrdiff_t k, ptrdiff_t G, ptrdiff_t n, const REAL *restrict grid,
+TARGET static void NAME(grid_times)(ptrdiff_t k, ptrdiff_t G, ptrdiff_t n, const REAL *restrict grid,
                                      const REAL *restrict W, REAL *restrict M)
 {
     /* M[a, i, :] = sum_g grid[a, g, i] W[g, i, :], rows of length n */

@@ -1,333 +1,405 @@
-/* Products of row-major matrices for one instruction set and one type.
+/* Products of row-major matrices for one instruction set and one type:
 
-   Y <- alpha E X + beta Y: a block of ROWS rows by STRIP columns of Y stays in registers while a column of E meets a row
-   of X.  X is packed, a panel of DEPTH rows by STRIPS strips at a time, strip behind strip, so that any row stride will
-   do and a strip stays in the nearest cache; E is read in place, or brought together if it is a transpose.
+     gemm      C (m, n) <- alpha A (m, k) B (k, n) + beta C, A with any row and column stride (rs_a, cs_a)
+     gemm_nt   C (m, n) <- alpha A (m, k) B^T + beta C, B (n, k)
 
-   Y <- alpha E Z^T + beta Y: vectors along the inner index of both. */
+   What they are for:
 
-#define STRIP (2 * LANES)
-#define STRIPS 4
-#define DEPTH 128
-#define FEW_ROWS OKCORE_BLOCK_ROWS /* the smaller block; what is left over goes row by row, bound by the reading of X */
-#define CHUNK 32 /* rows of a transposed E that are brought together at a time */
-#define ABREAST 8
-#define ROW_PANEL OKCORE_PANEL_COLUMNS
-#define DOT_ROWS (LANES > 8 ? 4 : 2)
-#define DOT_COLUMNS (LANES / DOT_ROWS)
+     few rows        m is often the number of lanes, 1 to 16.  BLAS usually packs its operands first, which can cost as
+                     much as a product of so few rows.  Here A, and B where it is small, are read where they lie.
+     mixing          (r, N) (N, S P): an inner dimension of a few dozen, and rows as long as a whole Kronecker factor.
+     same bits       An entry of C has the same bits however rows (at multiples of OKCORE_MR_TAIL) and columns (at
+                     multiples of OKCORE_GEMV_NC) are split over threads.  BLAS does not promise that.
+     no allocation   Packed copies lie on the caller's stack.
 
-#define AT(x) (*(LOCAL(vector) *) (x))
-#define CONST_AT(x) (*(const LOCAL(vector) *) (x))
+   The loops of gemm, in the words of BLIS (Van Zee and van de Geijn 2015), and the bytes of floats at AVX2, AVX-512:
 
-INLINE void LOCAL(tile)(const int rows, ptrdiff_t depth, REAL alpha, const REAL *E, ptrdiff_t e_row, ptrdiff_t e_column,
-                        const REAL *X, ptrdiff_t ldx, REAL beta, REAL *Y, ptrdiff_t ldy)
+     for pc in 0..k by KC                    ......... A, B and C themselves; C is updated per pass    L3 or memory
+      |  for jc in 0..n by NC                pack_b    B panel (KC, NC)                         L2    32 KiB,  64 KiB
+      |   |  for ic in 0..m by MC            pack_a    A block (MC, KC), if A is a transpose    L2    16 KiB,  16 KiB
+      |   |   |
+      |   |   |  for ir in 0..MC by MR       ......... A micro-panel (MR, KC)                   L1     2 KiB,   4 KiB
+      |   |   |   |  for jr in 0..NC by NR   ......... B micro-panel (KC, NR), streamed         L2     8 KiB,  16 KiB
+      |   |   |   |   |
+      |   |   |   |   |  for p in 0..KC      ......... C micro-tile (MR, NR)             registers   8 of 16, 16 of 32
+      |   |   |   |   |      C += a column of A times a row of B: 2 loads of B, MR broadcasts of A, 2 MR multiply-adds
+      |   |   |   |   +----- micro_kernel
+      |   |   |   +--------- jr_loop, macro_kernel
+      +---+---+------------- gemm_by_blocks
+
+     baseline (VL = 4): MR = 4, NR = 8     AVX2 (VL = 8): MR = 4, NR = 16     AVX-512 (VL = 16): MR = 8, NR = 32
+     KC = 128, MC = 32, NC = 4 NR; a vector of doubles has half the entries, so that only the bytes of A double
+
+   Where this departs from the five loops of BLIS, and why:
+
+     NC is 4 micro-panels, not thousands of columns: the packed panel has to fit on a stack.  Nothing is packed for L3.
+     pc is the outermost loop, not jc: a pass reads KC columns of A n / NC times, and those stay in L2 (256 KiB of
+       floats if m = 512).
+     ir is outside jr: where a panel of B has so few micro-panels, it is A's micro-panel that is worth keeping in L1.
+       Those of B come from L2, two vectors per 2 MR multiply-adds.
+     A is packed only if it is a transpose (rs_a == 1), whose rows are not contiguous.  Otherwise each of MR rows is
+       read along its length, which needs no copy.
+     B is not packed if it is small and A has at most 2 MR rows: see b_in_place.
+     Rows beyond a multiple of MR go through a micro-kernel of MR_TAIL rows.  Those beyond a multiple of MR_TAIL, at
+       most three, go through gemv one by one: reading B takes longer there than the arithmetic.
+     There is one thread per product, and callers split C.  The terms of an entry of C are added in the same order
+       whichever micro-kernel it is in, so its bits do not depend on the split.
+
+   gemm_nt has vectors along the inner dimension of both operands, hence a sum of VL entries for each entry of C.
+   A dot_micro_kernel makes VL entries of C at once and adds up their VL vectors in log2 VL rounds of shuffles, each of
+   which halves the number of vectors.  With VL = 4, vectors a, b, c, d and indices for their entries:
+
+                   own entry           +    entry l ^ h                      what is now in the vector
+     MERGE(2)  a = [a0  a1  c2  c3]    +   [a2  a3  c0  c1]              =  [a02  a13  c02  c13]
+               b = [b0  b1  d2  d3]    +   [b2  b3  d0  d1]              =  [b02  b13  d02  d13]
+     MERGE(1)  a = [a02 b13 c02 d13]   +   [a13 b02 c13 d02]             =  [a0123  b0123  c0123  d0123]
+
+   so that entry l of the last vector is the sum of the l-th vector. */
+
+#define NR (2 * VL)
+#define KC 128
+#define NC (4 * NR)
+#define MC 32
+#define MR_TAIL OKCORE_MR_TAIL
+#define GEMV_NC OKCORE_GEMV_NC
+#define IN_PLACE_N 2048 /* columns up to which B may stay where it lies */
+#define AXPY_ROWS 8     /* rows of B that gemv adds in one pass */
+#define DOT_MR (VL > 8 ? 4 : 2)
+#define DOT_NR (VL / DOT_MR)
+
+#define AT(x) (*(NAME(vector) *) (x))
+#define CONST_AT(x) (*(const NAME(vector) *) (x))
+
+INLINE void NAME(micro_kernel)(const int mr, ptrdiff_t kc, REAL alpha, const REAL *A, ptrdiff_t rs_a, ptrdiff_t cs_a,
+                               const REAL *B, ptrdiff_t ldb, REAL beta, REAL *C, ptrdiff_t ldc)
 {
-    /* Y (rows, STRIP), `rows` a constant where this is called: depth STRIP / LANES multiply-adds of vectors a row */
-    LOCAL(vector) sum[ROWS][2];
-    for (int i = 0; i < rows; i++)
-        sum[i][0] = sum[i][1] = (LOCAL(vector)){0};
-    for (ptrdiff_t k = 0; k < depth; k++) {
-        LOCAL(vector) x0 = CONST_AT(X + k * ldx), x1 = CONST_AT(X + k * ldx + LANES);
-        for (int i = 0; i < rows; i++) {
-            REAL e = E[i * e_row + k * e_column];
-            sum[i][0] += e * x0;
-            sum[i][1] += e * x1;
+    /* C (mr, NR) <- alpha A B + beta C.  mr is a constant where this is inlined, which keeps the sums in registers. */
+    NAME(vector) sum[MR][2];
+    for (int i = 0; i < mr; i++)
+        sum[i][0] = sum[i][1] = (NAME(vector)){0};
+    for (ptrdiff_t p = 0; p < kc; p++) {
+        NAME(vector) b0 = CONST_AT(B + p * ldb), b1 = CONST_AT(B + p * ldb + VL);
+        for (int i = 0; i < mr; i++) {
+            REAL a = A[i * rs_a + p * cs_a];
+            sum[i][0] += a * b0;
+            sum[i][1] += a * b1;
         }
     }
-    for (int i = 0; i < rows; i++)
+    for (int i = 0; i < mr; i++)
         for (int j = 0; j < 2; j++) {
-            REAL *y = Y + i * ldy + j * LANES;
-            AT(y) = beta == 0 ? alpha * sum[i][j] : alpha * sum[i][j] + beta * AT(y);
+            REAL *c = C + i * ldc + j * VL;
+            AT(c) = beta == 0 ? alpha * sum[i][j] : alpha * sum[i][j] + beta * AT(c);
         }
 }
 
-INLINE void LOCAL(tiles)(const int rows, ptrdiff_t depth, ptrdiff_t width, REAL alpha, const REAL *E, ptrdiff_t e_row,
-                         ptrdiff_t e_column, const REAL *X, ptrdiff_t next_strip, ptrdiff_t ldx, REAL beta, REAL *Y,
-                         ptrdiff_t ldy)
+INLINE void NAME(jr_loop)(const int mr, ptrdiff_t nc, ptrdiff_t kc, REAL alpha, const REAL *A, ptrdiff_t rs_a,
+                          ptrdiff_t cs_a, const REAL *B, ptrdiff_t ps_b, ptrdiff_t ldb, REAL beta, REAL *C,
+                          ptrdiff_t ldc)
 {
-    /* Y (rows, width) from all strips of a panel; the last strip is zero behind `width` */
-    REAL last[ROWS * STRIP] __attribute__((aligned(64)));
-    ptrdiff_t c = 0;
-    for (; c + STRIP <= width; c += STRIP, X += next_strip)
-        LOCAL(tile)(rows, depth, alpha, E, e_row, e_column, X, ldx, beta, Y + c, ldy);
-    if (c == width)
+    /* C (mr, nc) <- alpha A B + beta C.  Micro-panels of B are ps_b entries apart.  All NR columns of the last can be
+       read; those from nc on are dropped. */
+    REAL edge[MR * NR] __attribute__((aligned(64)));
+    ptrdiff_t jr = 0;
+    for (; jr + NR <= nc; jr += NR, B += ps_b)
+        NAME(micro_kernel)(mr, kc, alpha, A, rs_a, cs_a, B, ldb, beta, C + jr, ldc);
+    if (jr == nc)
         return;
-    LOCAL(tile)(rows, depth, alpha, E, e_row, e_column, X, ldx, 0, last, STRIP);
-    for (int i = 0; i < rows; i++) {
-        REAL *from = last + i * STRIP, *y = Y + i * ldy + c;
+    NAME(micro_kernel)(mr, kc, alpha, A, rs_a, cs_a, B, ldb, 0, edge, NR);
+    for (int i = 0; i < mr; i++) {
+        REAL *from = edge + i * NR, *c = C + i * ldc + jr;
         ptrdiff_t j = 0;
         if (beta != 0) {
-            for (; j + LANES <= width - c; j += LANES)
-                AT(from + j) += beta * AT(y + j);
-            for (; j < width - c; j++)
-                from[j] += beta * y[j];
+            for (; j + VL <= nc - jr; j += VL)
+                AT(from + j) += beta * AT(c + j);
+            for (; j < nc - jr; j++)
+                from[j] += beta * c[j];
         }
-        memcpy(y, from, (size_t) (width - c) * sizeof(REAL));
+        memcpy(c, from, (size_t) (nc - jr) * sizeof(REAL));
     }
 }
 
-INLINE void LOCAL(pack)(ptrdiff_t depth, ptrdiff_t width, const REAL *X, ptrdiff_t ldx, REAL *strips)
+INLINE void NAME(macro_kernel)(const int a_packed, ptrdiff_t mc, ptrdiff_t nc, ptrdiff_t kc, REAL alpha, const REAL *A,
+                               ptrdiff_t rs_a, ptrdiff_t cs_a, const REAL *B, ptrdiff_t ps_b, ptrdiff_t ldb, REAL beta,
+                               REAL *C, ptrdiff_t ldc)
 {
-    /* X (depth, width) into strips of (depth, STRIP) */
-    for (ptrdiff_t k = 0; k < depth; k++) {
-        const REAL *from = X + k * ldx;
-        REAL *to = strips + k * STRIP;
-        ptrdiff_t c = 0;
-        for (; c + STRIP <= width; c += STRIP, to += depth * STRIP) {
-            AT(to) = CONST_AT(from + c);
-            AT(to + LANES) = CONST_AT(from + c + LANES);
-        }
-        if (c < width)
-            for (ptrdiff_t i = 0; i < STRIP; i++)
-                to[i] = c + i < width ? from[c + i] : 0;
+    /* C (mc, nc) <- alpha A B + beta C.  A packed A has its micro-panels one behind the other. */
+    for (ptrdiff_t ir = 0; ir < mc; ir += mc - ir < MR ? MR_TAIL : MR) {
+        const REAL *a = A + ir * (a_packed ? kc : rs_a);
+        REAL *c = C + ir * ldc;
+        ptrdiff_t rs = a_packed ? 1 : rs_a;
+        if (mc - ir < MR)
+            NAME(jr_loop)(MR_TAIL, nc, kc, alpha, a, rs, a_packed ? MR_TAIL : cs_a, B, ps_b, ldb, beta, c, ldc);
+        else
+            NAME(jr_loop)(MR, nc, kc, alpha, a, rs, a_packed ? MR : cs_a, B, ps_b, ldb, beta, c, ldc);
     }
 }
 
-INLINE void LOCAL(add_rows)(const int rows, ptrdiff_t width, REAL alpha, const REAL *e, ptrdiff_t e_column, const REAL *X,
-                            ptrdiff_t ldx, REAL *y)
+INLINE void NAME(pack_a)(ptrdiff_t mc, ptrdiff_t kc, const REAL *A, ptrdiff_t cs_a, REAL *packed)
 {
-    /* y (width,) += alpha e X, X (rows, width) */
-    REAL a[ABREAST];
+    /* A (mc, kc), whose rows are 1 apart, into micro-panels of MR and then of MR_TAIL rows, column behind column.  MC
+       rows of a column fill whole cache lines, so that each line is fetched once. */
+    ptrdiff_t whole = mc / MR * MR;
+    for (ptrdiff_t p = 0; p < kc; p++) {
+        const REAL *from = A + p * cs_a;
+        for (ptrdiff_t i = 0; i < whole; i += MR)
+            for (int r = 0; r < MR; r++)
+                packed[i * kc + p * MR + r] = from[i + r];
+        for (ptrdiff_t i = whole; i < mc; i += MR_TAIL)
+            for (int r = 0; r < MR_TAIL; r++)
+                packed[i * kc + p * MR_TAIL + r] = from[i + r];
+    }
+}
+
+INLINE void NAME(pack_b)(ptrdiff_t kc, ptrdiff_t nc, const REAL *B, ptrdiff_t ldb, REAL *packed)
+{
+    /* B (kc, nc) into micro-panels (kc, NR), row behind row; the last is filled up with zeros */
+    for (ptrdiff_t p = 0; p < kc; p++) {
+        const REAL *from = B + p * ldb;
+        REAL *to = packed + p * NR;
+        ptrdiff_t j = 0;
+        for (; j + NR <= nc; j += NR, to += kc * NR) {
+            AT(to) = CONST_AT(from + j);
+            AT(to + VL) = CONST_AT(from + j + VL);
+        }
+        if (j < nc)
+            for (ptrdiff_t i = 0; i < NR; i++)
+                to[i] = j + i < nc ? from[j + i] : 0;
+    }
+}
+
+INLINE void NAME(gemm_by_blocks)(const int a_packed, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, REAL alpha, const REAL *A,
+                                 ptrdiff_t rs_a, ptrdiff_t cs_a, const REAL *B, ptrdiff_t ldb, REAL beta, REAL *C,
+                                 ptrdiff_t ldc)
+{
+    /* m is a multiple of MR_TAIL */
+    REAL packed_a[MC * KC] __attribute__((aligned(64))), packed_b[KC * NC] __attribute__((aligned(64)));
+    /* At most two micro-panels of A meet B; packing it would cost as much as it saves. */
+    int b_in_place = m <= 2 * MR && n % NR == 0 && n <= IN_PLACE_N;
+    /* Passes of nearly equal length; one even if k = 0, which scales C. */
+    ptrdiff_t passes = (k + KC - 1) / KC, most = passes > 1 ? (k + passes - 1) / passes : KC;
+    for (ptrdiff_t pc = 0; pc == 0 || pc < k; pc += most) {
+        ptrdiff_t kc = k - pc < most ? k - pc : most;
+        REAL keep = pc == 0 ? beta : 1;
+        for (ptrdiff_t jc = 0; jc < n; jc += NC) {
+            ptrdiff_t nc = n - jc < NC ? n - jc : NC;
+            const REAL *b = B + pc * ldb + jc;
+            if (!b_in_place)
+                NAME(pack_b)(kc, nc, b, ldb, packed_b);
+            for (ptrdiff_t ic = 0; ic < m; ic += MC) {
+                ptrdiff_t mc = m - ic < MC ? m - ic : MC;
+                const REAL *a = A + ic * rs_a + pc * cs_a;
+                if (a_packed)
+                    NAME(pack_a)(mc, kc, a, cs_a, packed_a);
+                NAME(macro_kernel)(a_packed, mc, nc, kc, alpha, a_packed ? packed_a : a, rs_a, cs_a,
+                                   b_in_place ? b : packed_b, b_in_place ? NR : kc * NR, b_in_place ? ldb : NR, keep,
+                                   C + ic * ldc + jc, ldc);
+            }
+        }
+    }
+}
+
+/* Two functions, so that the compiler knows the strides of a packed A.  They are not inlined, because B's packed panel
+   takes 64 KiB of stack at AVX-512, and A's packed block 16 KiB (float) or 32 KiB (double) more: a thread may have as
+   little as 128 KiB, and products of fewer than MR_TAIL rows need none of it. */
+TARGET static __attribute__((noinline)) void
+NAME(gemm_a_in_place)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, REAL alpha, const REAL *A, ptrdiff_t rs_a, ptrdiff_t cs_a,
+                      const REAL *B, ptrdiff_t ldb, REAL beta, REAL *C, ptrdiff_t ldc)
+{
+    NAME(gemm_by_blocks)(0, m, n, k, alpha, A, rs_a, cs_a, B, ldb, beta, C, ldc);
+}
+
+TARGET static __attribute__((noinline)) void
+NAME(gemm_a_packed)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, REAL alpha, const REAL *A, ptrdiff_t cs_a, const REAL *B,
+                    ptrdiff_t ldb, REAL beta, REAL *C, ptrdiff_t ldc)
+{
+    NAME(gemm_by_blocks)(1, m, n, k, alpha, A, 1, cs_a, B, ldb, beta, C, ldc);
+}
+
+INLINE void NAME(axpy_rows)(const int rows, ptrdiff_t width, REAL alpha, const REAL *x, ptrdiff_t inc_x, const REAL *B,
+                            ptrdiff_t ldb, REAL *y)
+{
+    /* y (width,) += alpha x B, B (rows, width); rows is a constant where this is inlined */
+    REAL a[AXPY_ROWS];
     ptrdiff_t i = 0;
     for (int j = 0; j < rows; j++)
-        a[j] = alpha * e[j * e_column];
-    for (; i + LANES <= width; i += LANES) {
-        LOCAL(vector) sum = a[0] * CONST_AT(X + i);
+        a[j] = alpha * x[j * inc_x];
+    for (; i + VL <= width; i += VL) {
+        NAME(vector) sum = a[0] * CONST_AT(B + i);
         for (int j = 1; j < rows; j++)
-            sum += a[j] * CONST_AT(X + j * ldx + i);
+            sum += a[j] * CONST_AT(B + j * ldb + i);
         AT(y + i) += sum;
     }
     for (; i < width; i++)
         for (int j = 0; j < rows; j++)
-            y[i] += a[j] * X[j * ldx + i];
+            y[i] += a[j] * B[j * ldb + i];
 }
 
-TARGET static void LOCAL(row)(ptrdiff_t inner, ptrdiff_t columns, REAL alpha, const REAL *e, ptrdiff_t e_column,
-                              const REAL *X, ptrdiff_t ldx, REAL beta, REAL *y)
+TARGET static void NAME(gemv)(ptrdiff_t n, ptrdiff_t k, REAL alpha, const REAL *x, ptrdiff_t inc_x, const REAL *B,
+                              ptrdiff_t ldb, REAL beta, REAL *y)
 {
-    /* y (columns,) <- alpha e X + beta y, bound by the reading of X: several rows abreast keep more of memory's channels
-       busy than one, and a panel of y stays in the nearest cache */
-    for (ptrdiff_t start = 0; start < columns; start += ROW_PANEL) {
-        ptrdiff_t width = columns - start < ROW_PANEL ? columns - start : ROW_PANEL, k = 0;
-        const REAL *x = X + start;
-        REAL *out = y + start;
+    /* y (n,) <- alpha x B + beta y, bound by reading B: several rows per pass keep more of memory's channels busy than
+       one, and GEMV_NC entries of y stay in L1 between passes */
+    for (ptrdiff_t jc = 0; jc < n; jc += GEMV_NC) {
+        ptrdiff_t nc = n - jc < GEMV_NC ? n - jc : GEMV_NC, p = 0;
+        const REAL *b = B + jc;
+        REAL *out = y + jc;
         if (beta == 0)
-            memset(out, 0, (size_t) width * sizeof(REAL));
+            memset(out, 0, (size_t) nc * sizeof(REAL));
         else if (beta != 1)
-            for (ptrdiff_t i = 0; i < width; i++)
-                out[i] *= beta;
-        for (; k + ABREAST <= inner; k += ABREAST)
-            LOCAL(add_rows)(ABREAST, width, alpha, e + k * e_column, e_column, x + k * ldx, ldx, out);
-        for (; k < inner; k++)
-            LOCAL(add_rows)(1, width, alpha, e + k * e_column, e_column, x + k * ldx, ldx, out);
+            for (ptrdiff_t j = 0; j < nc; j++)
+                out[j] *= beta;
+        for (; p + AXPY_ROWS <= k; p += AXPY_ROWS)
+            NAME(axpy_rows)(AXPY_ROWS, nc, alpha, x + p * inc_x, inc_x, b + p * ldb, ldb, out);
+        for (; p < k; p++)
+            NAME(axpy_rows)(1, nc, alpha, x + p * inc_x, inc_x, b + p * ldb, ldb, out);
     }
 }
 
-INLINE void LOCAL(bring_together)(ptrdiff_t rows, ptrdiff_t depth, const REAL *E, ptrdiff_t e_column, REAL *together)
+TARGET static void NAME(gemm)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, REAL alpha, const REAL *A, ptrdiff_t rs_a,
+                              ptrdiff_t cs_a, const REAL *B, ptrdiff_t ldb, REAL beta, REAL *C, ptrdiff_t ldc)
 {
-    /* Columns of E (rows, depth) lie far apart where E is a transpose: blocks of ROWS, then of FEW_ROWS rows one behind the
-       other, each (depth, its rows).  A column's part fills whole cache lines, so each is fetched once. */
-    ptrdiff_t whole = rows / ROWS * ROWS;
-    for (ptrdiff_t k = 0; k < depth; k++) {
-        const REAL *from = E + k * e_column;
-        for (ptrdiff_t i = 0; i < whole; i += ROWS)
-            for (int j = 0; j < ROWS; j++)
-                together[i * depth + k * ROWS + j] = from[i + j];
-        for (ptrdiff_t i = whole; i < rows; i += FEW_ROWS)
-            for (int j = 0; j < FEW_ROWS; j++)
-                together[i * depth + k * FEW_ROWS + j] = from[i + j];
-    }
-}
-
-/* Not inlined, and 80 to 96 KiB of stack: a product of few rows takes none, and threads may have as little as 128. */
-TARGET static __attribute__((noinline)) void LOCAL(product_by_blocks)(ptrdiff_t blocks, ptrdiff_t inner, ptrdiff_t columns, REAL alpha, const REAL *E,
-                                  ptrdiff_t e_row, ptrdiff_t e_column, const REAL *X, ptrdiff_t ldx, REAL beta, REAL *Y,
-                                  ptrdiff_t ldy)
-{
-    REAL panel[DEPTH * STRIPS * STRIP] __attribute__((aligned(64))), together[CHUNK * DEPTH] __attribute__((aligned(64)));
-    /* One or two blocks of rows read a small X where it lies: packing would cost as much as it saves. */
-    int in_place = blocks <= 2 * ROWS && columns % STRIP == 0 && columns <= ROW_PANEL;
-    ptrdiff_t parts = inner > DEPTH ? (inner + DEPTH - 1) / DEPTH : 1, most = (inner + parts - 1) / parts; /* even parts */
-    for (ptrdiff_t part = 0; part < parts; part++) {
-        ptrdiff_t k = part * most, depth = inner - k < most ? inner - k : most;
-        REAL keep = part == 0 ? beta : 1;
-        for (ptrdiff_t start = 0; start < columns; start += STRIPS * STRIP) {
-            ptrdiff_t width = columns - start < STRIPS * STRIP ? columns - start : STRIPS * STRIP;
-            const REAL *x = X + k * ldx + start;
-            ptrdiff_t next_strip = STRIP, step = ldx;
-            if (!in_place) {
-                LOCAL(pack)(depth, width, x, ldx, panel);
-                x = panel;
-                next_strip = depth * STRIP;
-                step = STRIP;
-            }
-            for (ptrdiff_t first = 0; first < blocks; first += CHUNK) {
-                ptrdiff_t count = blocks - first < CHUNK ? blocks - first : CHUNK, i = 0;
-                const REAL *e = E + first * e_row + k * e_column;
-                REAL *y = Y + first * ldy + start;
-                if (e_row == 1) {
-                    LOCAL(bring_together)(count, depth, e, e_column, together);
-                    for (; i + ROWS <= count; i += ROWS)
-                        LOCAL(tiles)(ROWS, depth, width, alpha, together + i * depth, 1, ROWS, x, next_strip, step, keep,
-                                     y + i * ldy, ldy);
-                    for (; i < count; i += FEW_ROWS)
-                        LOCAL(tiles)(FEW_ROWS, depth, width, alpha, together + i * depth, 1, FEW_ROWS, x, next_strip, step,
-                                     keep, y + i * ldy, ldy);
-                } else {
-                    for (; i + ROWS <= count; i += ROWS)
-                        LOCAL(tiles)(ROWS, depth, width, alpha, e + i * e_row, e_row, e_column, x, next_strip, step, keep,
-                                     y + i * ldy, ldy);
-                    for (; i < count; i += FEW_ROWS)
-                        LOCAL(tiles)(FEW_ROWS, depth, width, alpha, e + i * e_row, e_row, e_column, x, next_strip, step,
-                                     keep, y + i * ldy, ldy);
-                }
-            }
-        }
-    }
-}
-
-TARGET static void LOCAL(product)(ptrdiff_t rows, ptrdiff_t inner, ptrdiff_t columns, REAL alpha, const REAL *E,
-                                  ptrdiff_t e_row, ptrdiff_t e_column, const REAL *X, ptrdiff_t ldx, REAL beta, REAL *Y,
-                                  ptrdiff_t ldy)
-{
-    ptrdiff_t blocks = rows / FEW_ROWS * FEW_ROWS;
-    if (blocks > 0)
-        LOCAL(product_by_blocks)(blocks, inner, columns, alpha, E, e_row, e_column, X, ldx, beta, Y, ldy);
-    for (ptrdiff_t i = blocks; i < rows; i++)
-        LOCAL(row)(inner, columns, alpha, E + i * e_row, e_column, X, ldx, beta, Y + i * ldy);
+    ptrdiff_t whole = m / MR_TAIL * MR_TAIL;
+    if (whole > 0 && rs_a == 1)
+        NAME(gemm_a_packed)(whole, n, k, alpha, A, cs_a, B, ldb, beta, C, ldc);
+    else if (whole > 0)
+        NAME(gemm_a_in_place)(whole, n, k, alpha, A, rs_a, cs_a, B, ldb, beta, C, ldc);
+    for (ptrdiff_t i = whole; i < m; i++)
+        NAME(gemv)(n, k, alpha, A + i * rs_a, cs_a, B, ldb, beta, C + i * ldc);
 }
 
 #if defined(__clang__)
-INLINE LOCAL(vector) LOCAL(shuffle)(LOCAL(vector) a, LOCAL(vector) b, LOCAL(bits) from)
+INLINE NAME(vector) NAME(shuffle)(NAME(vector) a, NAME(vector) b, NAME(bits) from)
 {
-    LOCAL(vector) result;
-    for (int l = 0; l < LANES; l++)
-        result[l] = from[l] < LANES ? a[from[l]] : b[from[l] - LANES];
+    NAME(vector) result;
+    for (int l = 0; l < VL; l++)
+        result[l] = from[l] < VL ? a[from[l]] : b[from[l] - VL];
     return result;
 }
-#define SHUFFLE LOCAL(shuffle)
+#define SHUFFLE NAME(shuffle)
 #else
 #define SHUFFLE __builtin_shuffle
 #endif
 
-/* Sums over the entries of LANES vectors, all in sum[0] in the end, half as many vectors in each round: lane l of sum[i]
-   becomes its own value and that of lane l ^ h, of sum[i + h] where l & h, else of sum[i]. */
-#define OWN(l, h) ((l) & (h) ? (l) + LANES : (l))
-#define OTHER(l, h) (((l) ^ (h)) + ((l) & (h) ? LANES : 0))
-#define EACH(f, h) {f(0, h), f(1, h), f(2, h), f(3, h), f(4, h), f(5, h), f(6, h), f(7, h), f(8, h), f(9, h), f(10, h),  \
-                    f(11, h), f(12, h), f(13, h), f(14, h), f(15, h)}
+/* One round of adding up the entries of VL vectors (the example at the top): entry l of sum[i] becomes its own value
+   plus that of entry l ^ h, both taken from sum[i + h] where l & h, else from sum[i]. */
+#define MERGE_OWN(l, h) ((l) & (h) ? (l) + VL : (l))
+#define MERGE_OTHER(l, h) (((l) ^ (h)) + ((l) & (h) ? VL : 0))
+#define EACH(f, h)                                                                                                     \
+    {f(0, h), f(1, h), f(2, h),  f(3, h),  f(4, h),  f(5, h),  f(6, h),  f(7, h),                                      \
+     f(8, h), f(9, h), f(10, h), f(11, h), f(12, h), f(13, h), f(14, h), f(15, h)}
 #define MERGE(h)                                                                                                       \
-    if (LANES > h) {                                                                                                   \
-        static const INTEGER own[16] = EACH(OWN, h), other[16] = EACH(OTHER, h);                                       \
+    if (VL > h) {                                                                                                      \
+        static const INTEGER own[16] = EACH(MERGE_OWN, h), other[16] = EACH(MERGE_OTHER, h);                           \
         for (int i = 0; i < h; i++)                                                                                    \
-            sum[i] = SHUFFLE(sum[i], sum[i + h], *(const LOCAL(bits) *) own)                                          \
-                     + SHUFFLE(sum[i], sum[i + h], *(const LOCAL(bits) *) other);                                     \
+            sum[i] = SHUFFLE(sum[i], sum[i + h], *(const NAME(bits) *) own)                                            \
+                     + SHUFFLE(sum[i], sum[i + h], *(const NAME(bits) *) other);                                       \
     }
 
-INLINE void LOCAL(dot_tile)(const int rows, const int columns, ptrdiff_t inner, REAL alpha, const REAL *E, ptrdiff_t lde,
-                            const REAL *Z, ptrdiff_t ldz, REAL beta, REAL *Y, ptrdiff_t ldy)
+INLINE void NAME(dot_micro_kernel)(const int mr, const int nr, ptrdiff_t k, REAL alpha, const REAL *A, ptrdiff_t lda,
+                                   const REAL *B, ptrdiff_t ldb, REAL beta, REAL *C, ptrdiff_t ldc)
 {
-    /* Y[i, j] = E_i . Z_j for rows columns = LANES of them (constants where this is called) */
-    static const INTEGER behind[32] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-                                       -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
-    LOCAL(vector) sum[16], e[16];
-    ptrdiff_t k = 0, rest = inner % LANES;
-    for (int i = 0; i < LANES; i++)
-        sum[i] = (LOCAL(vector)){0};
-    for (; k + LANES <= inner; k += LANES) {
-        for (int i = 0; i < rows; i++)
-            e[i] = CONST_AT(E + i * lde + k);
-        for (int j = 0; j < columns; j++)
-            for (int i = 0; i < rows; i++)
-                sum[i * columns + j] += e[i] * CONST_AT(Z + j * ldz + k);
+    /* C (mr, nr) <- alpha A B^T + beta C, with mr nr = VL, both constants where this is inlined */
+    static const INTEGER from_16_on[32] = {0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,
+                                           -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
+    NAME(vector) sum[16], a[16];
+    ptrdiff_t p = 0, rest = k % VL;
+    for (int i = 0; i < VL; i++)
+        sum[i] = (NAME(vector)){0};
+    for (; p + VL <= k; p += VL) {
+        for (int i = 0; i < mr; i++)
+            a[i] = CONST_AT(A + i * lda + p);
+        for (int j = 0; j < nr; j++)
+            for (int i = 0; i < mr; i++)
+                sum[i * nr + j] += a[i] * CONST_AT(B + j * ldb + p);
     }
-    if (rest > 0 && k > 0) {
-        /* The last vector overlaps the one before; what has been counted is masked. */
-        LOCAL(bits) mask = *(const LOCAL(bits) *) (behind + 16 - LANES + rest);
-        for (int i = 0; i < rows; i++)
-            e[i] = (LOCAL(vector)) ((LOCAL(bits)) CONST_AT(E + i * lde + inner - LANES) & mask);
-        for (int j = 0; j < columns; j++)
-            for (int i = 0; i < rows; i++)
-                sum[i * columns + j] += e[i] * CONST_AT(Z + j * ldz + inner - LANES);
+    if (rest > 0 && p > 0) {
+        /* The last vector overlaps the one before it; entries that are already counted are masked. */
+        NAME(bits) mask = *(const NAME(bits) *) (from_16_on + 16 - VL + rest);
+        for (int i = 0; i < mr; i++)
+            a[i] = (NAME(vector)) ((NAME(bits)) CONST_AT(A + i * lda + k - VL) & mask);
+        for (int j = 0; j < nr; j++)
+            for (int i = 0; i < mr; i++)
+                sum[i * nr + j] += a[i] * CONST_AT(B + j * ldb + k - VL);
     }
     MERGE(8) MERGE(4) MERGE(2) MERGE(1)
-    if (k == 0)
-        for (int i = 0; i < rows; i++)
-            for (int j = 0; j < columns; j++) {
+    if (p == 0) /* rows shorter than a vector */
+        for (int i = 0; i < mr; i++)
+            for (int j = 0; j < nr; j++) {
                 REAL few = 0;
-                for (ptrdiff_t t = 0; t < inner; t++)
-                    few += E[i * lde + t] * Z[j * ldz + t];
-                sum[0][i * columns + j] = few;
+                for (ptrdiff_t t = 0; t < k; t++)
+                    few += A[i * lda + t] * B[j * ldb + t];
+                sum[0][i * nr + j] = few;
             }
     sum[0] *= alpha;
-    for (int i = 0; i < rows; i++) {
+    for (int i = 0; i < mr; i++) {
         REAL out[16];
         AT(out) = sum[0];
         if (beta != 0)
-            for (int j = 0; j < columns; j++)
-                out[i * columns + j] += beta * Y[i * ldy + j];
-        __builtin_memcpy(Y + i * ldy, out + i * columns, (size_t) columns * sizeof(REAL));
+            for (int j = 0; j < nr; j++)
+                out[i * nr + j] += beta * C[i * ldc + j];
+        memcpy(C + i * ldc, out + i * nr, (size_t) nr * sizeof(REAL));
     }
 }
 
-INLINE void LOCAL(dot_one)(ptrdiff_t inner, REAL alpha, const REAL *e, const REAL *z, REAL beta, REAL *y)
+INLINE void NAME(dot)(ptrdiff_t k, REAL alpha, const REAL *a, const REAL *b, REAL beta, REAL *c)
 {
     REAL sum = 0;
-    for (ptrdiff_t k = 0; k < inner; k++)
-        sum += e[k] * z[k];
-    *y = beta == 0 ? alpha * sum : alpha * sum + beta * *y;
+    for (ptrdiff_t p = 0; p < k; p++)
+        sum += a[p] * b[p];
+    *c = beta == 0 ? alpha * sum : alpha * sum + beta * *c;
 }
 
-TARGET static void LOCAL(product_transposed)(ptrdiff_t rows, ptrdiff_t inner, ptrdiff_t columns, REAL alpha, const REAL *E,
-                                             ptrdiff_t lde, const REAL *Z, ptrdiff_t ldz, REAL beta, REAL *Y, ptrdiff_t ldy)
+TARGET static void NAME(gemm_nt)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, REAL alpha, const REAL *A, ptrdiff_t lda,
+                                 const REAL *B, ptrdiff_t ldb, REAL beta, REAL *C, ptrdiff_t ldc)
 {
     ptrdiff_t i = 0, j = 0;
-    for (; i + DOT_ROWS <= rows; i += DOT_ROWS) {
-        for (j = 0; j + DOT_COLUMNS <= columns; j += DOT_COLUMNS)
-            LOCAL(dot_tile)(DOT_ROWS, DOT_COLUMNS, inner, alpha, E + i * lde, lde, Z + j * ldz, ldz, beta, Y + i * ldy + j,
-                            ldy);
-        for (; j < columns; j++)
-            for (ptrdiff_t a = i; a < i + DOT_ROWS; a++)
-                LOCAL(dot_one)(inner, alpha, E + a * lde, Z + j * ldz, beta, Y + a * ldy + j);
+    for (; i + DOT_MR <= m; i += DOT_MR) {
+        for (j = 0; j + DOT_NR <= n; j += DOT_NR)
+            NAME(dot_micro_kernel)(DOT_MR, DOT_NR, k, alpha, A + i * lda, lda, B + j * ldb, ldb, beta, C + i * ldc + j,
+                                   ldc);
+        for (; j < n; j++)
+            for (ptrdiff_t r = i; r < i + DOT_MR; r++)
+                NAME(dot)(k, alpha, A + r * lda, B + j * ldb, beta, C + r * ldc + j);
     }
-    for (; i < rows; i++) {
-        for (j = 0; j + LANES <= columns; j += LANES)
-            LOCAL(dot_tile)(1, LANES, inner, alpha, E + i * lde, lde, Z + j * ldz, ldz, beta, Y + i * ldy + j, ldy);
-        for (; j < columns; j++)
-            LOCAL(dot_one)(inner, alpha, E + i * lde, Z + j * ldz, beta, Y + i * ldy + j);
+    for (; i < m; i++) {
+        for (j = 0; j + VL <= n; j += VL)
+            NAME(dot_micro_kernel)(1, VL, k, alpha, A + i * lda, lda, B + j * ldb, ldb, beta, C + i * ldc + j, ldc);
+        for (; j < n; j++)
+            NAME(dot)(k, alpha, A + i * lda, B + j * ldb, beta, C + i * ldc + j);
     }
 }
 
+/* One round of transposing VL vectors: in each pair of vectors i and i + h, the blocks of h entries off the diagonal
+   change places.  After the rounds h = VL / 2, ..., 2, 1, entry j of vector i has become entry i of vector j. */
+#define SWAP_UPPER(l, h) ((l) & (h) ? ((l) ^ (h)) + VL : (l))
+#define SWAP_LOWER(l, h) ((l) & (h) ? (l) + VL : (l) ^ (h))
 #define SWAP(h)                                                                                                        \
-    if (LANES > h) {                                                                                                   \
-        static const INTEGER first[16] = EACH(FIRST_OF, h), second[16] = EACH(SECOND_OF, h);                           \
-        for (int i = 0; i < LANES; i++)                                                                                \
+    if (VL > h) {                                                                                                      \
+        static const INTEGER upper[16] = EACH(SWAP_UPPER, h), lower[16] = EACH(SWAP_LOWER, h);                         \
+        for (int i = 0; i < VL; i++)                                                                                   \
             if ((i & h) == 0) {                                                                                        \
-                LOCAL(vector) a = row[i], b = row[i | h];                                                               \
-                row[i] = SHUFFLE(a, b, *(const LOCAL(bits) *) first);                                                 \
-                row[i | h] = SHUFFLE(a, b, *(const LOCAL(bits) *) second);                                            \
+                NAME(vector) a = row[i], b = row[i | h];                                                               \
+                row[i] = SHUFFLE(a, b, *(const NAME(bits) *) upper);                                                   \
+                row[i | h] = SHUFFLE(a, b, *(const NAME(bits) *) lower);                                               \
             }                                                                                                          \
     }
-/* Off the diagonal of h by h blocks, two vectors change places. */
-#define FIRST_OF(l, h) ((l) & (h) ? ((l) ^ (h)) + LANES : (l))
-#define SECOND_OF(l, h) ((l) & (h) ? (l) + LANES : (l) ^ (h))
 
-TARGET static void LOCAL(transpose)(ptrdiff_t rows, ptrdiff_t columns, const REAL *X, REAL *Y)
+TARGET static void NAME(transpose)(ptrdiff_t rows, ptrdiff_t columns, const REAL *X, REAL *Y)
 {
-    /* Y (columns, rows) = X^T, LANES by LANES entries at a time in registers */
-    for (ptrdiff_t j = 0; j < columns; j += LANES)
-        for (ptrdiff_t i = 0; i < rows; i += LANES) {
-            if (i + LANES > rows || j + LANES > columns) {
-                for (ptrdiff_t a = i; a < rows && a < i + LANES; a++)
-                    for (ptrdiff_t b = j; b < columns && b < j + LANES; b++)
+    /* Y (columns, rows) = X^T, VL by VL entries at a time in registers */
+    for (ptrdiff_t j = 0; j < columns; j += VL)
+        for (ptrdiff_t i = 0; i < rows; i += VL) {
+            if (i + VL > rows || j + VL > columns) {
+                for (ptrdiff_t a = i; a < rows && a < i + VL; a++)
+                    for (ptrdiff_t b = j; b < columns && b < j + VL; b++)
                         Y[b * rows + a] = X[a * columns + b];
                 continue;
             }
-            LOCAL(vector) row[16];
-            for (int a = 0; a < LANES; a++)
+            NAME(vector) row[16];
+            for (int a = 0; a < VL; a++)
                 row[a] = CONST_AT(X + (i + a) * columns + j);
             SWAP(8) SWAP(4) SWAP(2) SWAP(1)
-            for (int a = 0; a < LANES; a++)
+            for (int a = 0; a < VL; a++)
                 AT(Y + (j + a) * rows + i) = row[a];
         }
 }

@@ -1,80 +1,86 @@
-/* Gram matrices for one instruction set and one type. */
+/* Gram matrices X X^T, summed in double, for one instruction set and one type.
+
+   GRAM_KC columns of X at a time are widened to double, in all n rows, and stay in L1 or L2 while each row meets
+   every other.  GRAM_MR rows meet GRAM_NR at a time, with their sums in registers. */
+
+#define GRAM_KC OKCORE_GRAM_KC
+#define GRAM_LD OKCORE_GRAM_LD
+#define GRAM_MR 4
 
 /* Vectors that may start anywhere: of doubles, and of REAL with as many entries */
-#define WIDE (BYTES / (ptrdiff_t) sizeof(double))
-typedef double LOCAL(wide) __attribute__((vector_size(BYTES), aligned(sizeof(double)), may_alias));
-typedef REAL LOCAL(narrow)
-    __attribute__((vector_size(BYTES / sizeof(double) * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
+#define VL_WIDE (VECTOR_BYTES / (ptrdiff_t) sizeof(double))
+typedef double NAME(wide) __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(double)), may_alias));
+typedef REAL NAME(narrow)
+    __attribute__((vector_size(VECTOR_BYTES / sizeof(double) * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
 
-/* Columns that stay in a near cache while all rows meet in them */
-#define PANEL OKCORE_PANEL
-#define STRIDE OKCORE_PANEL_STRIDE
-
-INLINE double LOCAL(total)(LOCAL(wide) sum)
+INLINE double NAME(total)(NAME(wide) sum)
 {
     /* The entries' sum, by halves: one entry after the other would cost as much as the products */
     typedef double pair __attribute__((vector_size(16)));
-    pair part[BYTES / 16];
-    __builtin_memcpy(part, &sum, BYTES);
-    for (int size = BYTES / 32; size > 0; size /= 2)
+    pair part[VECTOR_BYTES / 16];
+    __builtin_memcpy(part, &sum, VECTOR_BYTES);
+    for (int size = VECTOR_BYTES / 32; size > 0; size /= 2)
         for (int i = 0; i < size; i++)
             part[i] += part[i + size];
     return part[0][0] + part[0][1];
 }
 
-INLINE void LOCAL(gram_tile)(const int rows, const int others, const double *x, const double *y, double *gram, int n)
+INLINE void NAME(gram_micro_kernel)(const int mr, const int nr, const double *x, const double *y, double *gram, int n)
 {
-    /* gram[a, b] += x_a . y_b for a < rows, b < others (constants where this is called), the sums in registers */
-    LOCAL(wide) sum[4][4];
-    for (int a = 0; a < rows; a++)
-        for (int b = 0; b < others; b++)
-            sum[a][b] = (LOCAL(wide)){0};
-    for (ptrdiff_t i = 0; i < PANEL; i += WIDE) {
-        LOCAL(wide) right[4];
-        for (int b = 0; b < others; b++)
-            right[b] = *(const LOCAL(wide) *) (y + b * STRIDE + i);
-        for (int a = 0; a < rows; a++) {
-            LOCAL(wide) left = *(const LOCAL(wide) *) (x + a * STRIDE + i);
-            for (int b = 0; b < others; b++)
+    /* gram[a, b] += x_a . y_b for a < mr, b < nr, both constants where this is inlined */
+    NAME(wide) sum[GRAM_MR][GRAM_NR];
+    for (int a = 0; a < mr; a++)
+        for (int b = 0; b < nr; b++)
+            sum[a][b] = (NAME(wide)){0};
+    for (ptrdiff_t i = 0; i < GRAM_KC; i += VL_WIDE) {
+        NAME(wide) right[GRAM_NR];
+        for (int b = 0; b < nr; b++)
+            right[b] = *(const NAME(wide) *) (y + b * GRAM_LD + i);
+        for (int a = 0; a < mr; a++) {
+            NAME(wide) left = *(const NAME(wide) *) (x + a * GRAM_LD + i);
+            for (int b = 0; b < nr; b++)
                 sum[a][b] += left * right[b];
         }
     }
-    for (int a = 0; a < rows; a++)
-        for (int b = 0; b < others; b++)
-            gram[a * n + b] += LOCAL(total)(sum[a][b]);
+    for (int a = 0; a < mr; a++)
+        for (int b = 0; b < nr; b++)
+            gram[a * n + b] += NAME(total)(sum[a][b]);
 }
 
-INLINE void LOCAL(widen)(ptrdiff_t width, const REAL *x, double *panel)
+INLINE void NAME(widen)(ptrdiff_t width, const REAL *x, double *widened)
 {
-    /* A row's part of a panel as doubles, zeros behind its end; the next panel's part is asked for meanwhile */
+    /* Part of a row as doubles, and zeros up to GRAM_KC; the next part of the row is prefetched meanwhile */
     ptrdiff_t i = 0;
-    for (; i + WIDE <= width; i += WIDE) {
-        __builtin_prefetch(x + PANEL + i);
-        *(LOCAL(wide) *) (panel + i) = __builtin_convertvector(*(const LOCAL(narrow) *) (x + i), LOCAL(wide));
+    for (; i + VL_WIDE <= width; i += VL_WIDE) {
+        __builtin_prefetch(x + GRAM_KC + i);
+        *(NAME(wide) *) (widened + i) = __builtin_convertvector(*(const NAME(narrow) *) (x + i), NAME(wide));
     }
     for (; i < width; i++)
-        panel[i] = x[i];
-    for (; i < PANEL; i++)
-        panel[i] = 0;
+        widened[i] = x[i];
+    for (; i < GRAM_KC; i++)
+        widened[i] = 0;
 }
 
-TARGET static void LOCAL(gram)(int n, ptrdiff_t columns, const REAL *X, ptrdiff_t ld, double *panel, double *gram)
+TARGET static void NAME(gram)(int n, ptrdiff_t columns, const REAL *X, ptrdiff_t ld, double *widened, double *gram)
 {
-    for (ptrdiff_t start = 0; start < columns; start += PANEL) {
-        ptrdiff_t width = columns - start < PANEL ? columns - start : PANEL;
+    for (ptrdiff_t start = 0; start < columns; start += GRAM_KC) {
+        ptrdiff_t width = columns - start < GRAM_KC ? columns - start : GRAM_KC;
         int a = 0;
         for (int i = 0; i < n; i++)
-            LOCAL(widen)(width, X + i * ld + start, panel + i * STRIDE);
-        for (; a + 4 <= n; a += 4) {
-            double *row = gram + (ptrdiff_t) a * n;
+            NAME(widen)(width, X + i * ld + start, widened + i * GRAM_LD);
+        for (; a + GRAM_MR <= n; a += GRAM_MR) {
+            const double *rows = widened + a * GRAM_LD;
+            double *out = gram + (ptrdiff_t) a * n;
             int b = a;
-            for (; b + GRAM_COLUMNS <= n; b += GRAM_COLUMNS)
-                LOCAL(gram_tile)(4, GRAM_COLUMNS, panel + a * STRIDE, panel + b * STRIDE, row + b, n);
+            for (; b + GRAM_NR <= n; b += GRAM_NR)
+                NAME(gram_micro_kernel)(GRAM_MR, GRAM_NR, rows, widened + b * GRAM_LD, out + b, n);
             for (; b < n; b++)
-                LOCAL(gram_tile)(4, 1, panel + a * STRIDE, panel + b * STRIDE, row + b, n);
+                NAME(gram_micro_kernel)(GRAM_MR, 1, rows, widened + b * GRAM_LD, out + b, n);
         }
-        for (; a < n; a++)
+        for (; a < n; a++) {
+            const double *row = widened + a * GRAM_LD;
             for (int b = a; b < n; b++)
-                LOCAL(gram_tile)(1, 1, panel + a * STRIDE, panel + b * STRIDE, gram + (ptrdiff_t) a * n + b, n);
+                NAME(gram_micro_kernel)(1, 1, row, widened + b * GRAM_LD, gram + (ptrdiff_t) a * n + b, n);
+        }
     }
 }

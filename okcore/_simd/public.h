@@ -1,20 +1,20 @@
 /* The public name of every kernel, for one type. */
 
-void PUBLIC(gram)(int n, ptrdiff_t columns, const REAL *X, ptrdiff_t ld, double *panel, double *gram)
+void PUBLIC(gram)(int n, ptrdiff_t columns, const REAL *X, ptrdiff_t ld, double *widened, double *gram)
 {
-    DISPATCH(gram, n, columns, X, ld, panel, gram)
+    DISPATCH(gram, n, columns, X, ld, widened, gram)
 }
 
-void PUBLIC(product)(ptrdiff_t rows, ptrdiff_t inner, ptrdiff_t columns, REAL alpha, const REAL *E, ptrdiff_t e_row,
-                     ptrdiff_t e_column, const REAL *X, ptrdiff_t ldx, REAL beta, REAL *Y, ptrdiff_t ldy)
+void PUBLIC(gemm)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, REAL alpha, const REAL *A, ptrdiff_t rs_a, ptrdiff_t cs_a,
+                  const REAL *B, ptrdiff_t ldb, REAL beta, REAL *C, ptrdiff_t ldc)
 {
-    DISPATCH(product, rows, inner, columns, alpha, E, e_row, e_column, X, ldx, beta, Y, ldy)
+    DISPATCH(gemm, m, n, k, alpha, A, rs_a, cs_a, B, ldb, beta, C, ldc)
 }
 
-void PUBLIC(product_transposed)(ptrdiff_t rows, ptrdiff_t inner, ptrdiff_t columns, REAL alpha, const REAL *E,
-                                ptrdiff_t lde, const REAL *Z, ptrdiff_t ldz, REAL beta, REAL *Y, ptrdiff_t ldy)
+void PUBLIC(gemm_nt)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, REAL alpha, const REAL *A, ptrdiff_t lda, const REAL *B,
+                     ptrdiff_t ldb, REAL beta, REAL *C, ptrdiff_t ldc)
 {
-    DISPATCH(product_transposed, rows, inner, columns, alpha, E, lde, Z, ldz, beta, Y, ldy)
+    DISPATCH(gemm_nt, m, n, k, alpha, A, lda, B, ldb, beta, C, ldc)
 }
 
 void PUBLIC(transpose)(ptrdiff_t rows, ptrdiff_t columns, const REAL *X, REAL *Y)
@@ -34,8 +34,8 @@ void PUBLIC(grid_times)(ptrdiff_t k, ptrdiff_t G, ptrdiff_t n, const REAL *grid,
 }
 
 #define STEP(name)                                                                                                     \
-    static void JOIN(step_, FIRST, name, )(ptrdiff_t lanes, ptrdiff_t n, void *pre, const void *state, void *state_next, \
-                                           void *d, void *c)                                                           \
+    static void JOIN(step_, TYPE_PREFIX, name, )(ptrdiff_t lanes, ptrdiff_t n, void *pre, const void *state,           \
+                                                 void *state_next, void *d, void *c)                                   \
     {                                                                                                                  \
         DISPATCH(name, lanes, n, pre, state, state_next, d, c)                                                         \
     }

@@ -1,4 +1,4 @@
-/* One body for every instruction set: body.h, included once for each with another vector width. */
+/* One body for all instruction sets: body.h is included once for each, with another length of vectors. */
 
 #include <stdint.h>
 #include <stdlib.h>
@@ -12,41 +12,42 @@
 #define OKCORE_X86 0
 #endif
 
-/* For every instruction set and type: the name of a kernel (sgram_avx2), and the entries of a vector */
-#define LOCAL(kernel) KERNEL(kernel, SUFFIX)
-#define KERNEL(kernel, suffix) JOIN(FIRST, kernel, _, suffix)
+/* The name of a kernel or a vector type for one type and instruction set: NAME(gram) is sgram_avx2, say.
+   VL, the vector length, is the number of entries of a vector. */
+#define NAME(base) NAME_FOR(base, ISA)
+#define NAME_FOR(base, isa) JOIN(TYPE_PREFIX, base, _, isa)
 #define JOIN(a, b, c, d) JOIN_(a, b, c, d)
 #define JOIN_(a, b, c, d) a##b##c##d
 #define INLINE TARGET static inline __attribute__((always_inline))
-#define LANES (BYTES / (ptrdiff_t) sizeof(REAL))
+#define VL (VECTOR_BYTES / (ptrdiff_t) sizeof(REAL))
 
-#define BYTES 16
+#define VECTOR_BYTES 16
 #define TARGET
-#define SUFFIX baseline
-#define GRAM_COLUMNS 2
-#define ROWS 4
+#define ISA baseline
+#define GRAM_NR 2
+#define MR 4
 #include "body.h"
 
 #if OKCORE_X86
-#define BYTES 32
+#define VECTOR_BYTES 32
 #define TARGET __attribute__((target("avx2,fma")))
-#define SUFFIX avx2
-#define GRAM_COLUMNS 2
-#define ROWS 4
+#define ISA avx2
+#define GRAM_NR 2
+#define MR 4
 #include "body.h"
 
-#define BYTES 64
+#define VECTOR_BYTES 64
 #define TARGET __attribute__((target("avx512f,avx512dq,avx512vl,avx512bw,fma,avx2")))
-#define SUFFIX avx512
-#define GRAM_COLUMNS 4
-#define ROWS 8
+#define ISA avx512
+#define GRAM_NR 4
+#define MR 8
 #include "body.h"
 
 static int level(void)
 {
-    static int found = -1; /* written with the same value by every thread that comes here first */
+    static int found = -1; /* threads that find it unset all write the same value */
     if (found < 0) {
-        const char *asked = getenv("OKCORE_INSTRUCTIONS"); /* for tests: no more than this */
+        const char *asked = getenv("OKCORE_INSTRUCTIONS"); /* for tests: at most this one */
         int most = asked == NULL ? 2 : strcmp(asked, "baseline") == 0 ? 0 : strcmp(asked, "avx2") == 0 ? 1 : 2;
         int has = 0;
         __builtin_cpu_init();
@@ -63,25 +64,25 @@ static int level(void)
 
 #define DISPATCH(kernel, ...)                                                                                          \
     switch (level()) {                                                                                                 \
-    case 2: return KERNEL(kernel, avx512)(__VA_ARGS__);                                                                \
-    case 1: return KERNEL(kernel, avx2)(__VA_ARGS__);                                                                  \
-    default: return KERNEL(kernel, baseline)(__VA_ARGS__);                                                             \
+    case 2: return NAME_FOR(kernel, avx512)(__VA_ARGS__);                                                              \
+    case 1: return NAME_FOR(kernel, avx2)(__VA_ARGS__);                                                                \
+    default: return NAME_FOR(kernel, baseline)(__VA_ARGS__);                                                           \
     }
 #else
 static int level(void) { return 0; }
-#define DISPATCH(kernel, ...) return KERNEL(kernel, baseline)(__VA_ARGS__);
+#define DISPATCH(kernel, ...) return NAME_FOR(kernel, baseline)(__VA_ARGS__);
 #endif
 
-#define PUBLIC(kernel) JOIN(okcore_, FIRST, kernel, )
+#define PUBLIC(kernel) JOIN(okcore_, TYPE_PREFIX, kernel, )
 
 #define REAL float
-#define FIRST s
+#define TYPE_PREFIX s
 #include "public.h"
 #undef REAL
-#undef FIRST
+#undef TYPE_PREFIX
 
 #define REAL double
-#define FIRST d
+#define TYPE_PREFIX d
 #include "public.h"
 
 okcore_pointwise okcore_cell(const char *name, int is_double)
