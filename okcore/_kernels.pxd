@@ -83,6 +83,17 @@ cdef void credit_times_jacobian(
     const floating *e, const floating *W_h, const floating *c, const floating *delta, floating *delta_before,
 ) noexcept nogil
 
+# J (k, G, n, m) <- H J + sum_j d_j (x) u_j, J what a unit's own rows of theta do to its own state; H (k, k, n),
+# d (q, k, G, n), u (q, m).  False if something in J is then not finite.
+cdef bint own_unit_update(
+    int k, int q, int G, int n, int m, const floating *H, const floating *d, const floating *u, floating *J,
+) noexcept nogil
+
+# gradient (P, m) = (or += if add) delta J, with delta (k, n) and J (k, G, n, m) as above
+cdef void own_unit_contract(
+    int k, int G, int n, int m, const floating *delta, const floating *J, bint add, floating *gradient,
+) noexcept nogil
+
 # gram (N, N) = X X^T in float64, X (N, cols); `panel` holds N PANEL_STRIDE doubles
 cdef void gram_matrix(int N, Py_ssize_t cols, const floating *X, double *panel, double *gram) noexcept nogil
 

@@ -36,6 +36,18 @@ cdef extern from "simd.h" nogil:
         Py_ssize_t next_grid, double *Y)
     void okcore_sgrid_times(Py_ssize_t k, Py_ssize_t G, Py_ssize_t n, const float *grid, const float *W, float *M)
     void okcore_dgrid_times(Py_ssize_t k, Py_ssize_t G, Py_ssize_t n, const double *grid, const double *W, double *M)
+    int okcore_sown_unit_update(
+        Py_ssize_t k, Py_ssize_t q, Py_ssize_t G, Py_ssize_t n, Py_ssize_t m, const float *H, const float *d,
+        const float *u, float *J)
+    int okcore_down_unit_update(
+        Py_ssize_t k, Py_ssize_t q, Py_ssize_t G, Py_ssize_t n, Py_ssize_t m, const double *H, const double *d,
+        const double *u, double *J)
+    void okcore_sown_unit_contract(
+        Py_ssize_t k, Py_ssize_t G, Py_ssize_t n, Py_ssize_t m, const float *delta, const float *J, float beta,
+        float *gradient)
+    void okcore_down_unit_contract(
+        Py_ssize_t k, Py_ssize_t G, Py_ssize_t n, Py_ssize_t m, const double *delta, const double *J, double beta,
+        double *gradient)
     int okcore_sfinite(Py_ssize_t size, const float *x)
     int okcore_dfinite(Py_ssize_t size, const double *x)
     pointwise_function okcore_cell(const char *name, int is_double)
@@ -254,6 +266,27 @@ cdef void credit_times_jacobian(
     times_grid[floating](lanes, k, k, n, delta, c, <Py_ssize_t> k * k * n, delta_before)
     # delta D* (B, P) times W_h (P, n) into the columns of h: 2 B P n flops.
     gemm[floating](False, False, lanes, n, P, 1, e + (q - 1) * P, q * P, W_h, n, 1, delta_before, S)
+
+
+cdef bint own_unit_update(
+    int k, int q, int G, int n, int m, const floating *H, const floating *d, const floating *u, floating *J,
+) noexcept nogil:
+    # J[a, g, i, :] <- sum_b H[a, b, i] J[b, g, i, :] + sum_j d[j, a, g, i] u[j, :]: 2 k (k + q) P m flops, bound by
+    # reading and writing J.
+    if floating is float:
+        return okcore_sown_unit_update(k, q, G, n, m, H, d, u, J)
+    else:
+        return okcore_down_unit_update(k, q, G, n, m, H, d, u, J)
+
+
+cdef void own_unit_contract(
+    int k, int G, int n, int m, const floating *delta, const floating *J, bint add, floating *gradient,
+) noexcept nogil:
+    # gradient[g, i, :] = sum_a delta[a, i] J[a, g, i, :]: 2 k P m flops, bound by reading J.
+    if floating is float:
+        okcore_sown_unit_contract(k, G, n, m, delta, J, 1 if add else 0, gradient)
+    else:
+        okcore_down_unit_contract(k, G, n, m, delta, J, 1 if add else 0, gradient)
 
 
 cdef void gram_matrix(int N, Py_ssize_t cols, const floating *X, double *panel, double *gram) noexcept nogil:

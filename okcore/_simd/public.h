@@ -33,6 +33,18 @@ void PUBLIC(grid_times)(ptrdiff_t k, ptrdiff_t G, ptrdiff_t n, const REAL *grid,
     DISPATCH(grid_times, k, G, n, grid, W, M)
 }
 
+int PUBLIC(own_unit_update)(ptrdiff_t k, ptrdiff_t q, ptrdiff_t G, ptrdiff_t n, ptrdiff_t m, const REAL *H,
+                            const REAL *d, const REAL *u, REAL *J)
+{
+    DISPATCH(own_unit_update, k, q, G, n, m, H, d, u, J)
+}
+
+void PUBLIC(own_unit_contract)(ptrdiff_t k, ptrdiff_t G, ptrdiff_t n, ptrdiff_t m, const REAL *delta, const REAL *J,
+                               REAL beta, REAL *gradient)
+{
+    DISPATCH(own_unit_contract, k, G, n, m, delta, J, beta, gradient)
+}
+
 #define STEP(name)                                                                                                     \
     static void JOIN(step_, TYPE_PREFIX, name, )(ptrdiff_t lanes, ptrdiff_t n, void *pre, const void *state,           \
                                                  void *state_next, void *d, void *c)                                   \

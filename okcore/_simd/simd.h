@@ -50,6 +50,21 @@ void okcore_dtimes_grid(ptrdiff_t rows, ptrdiff_t k, ptrdiff_t G, ptrdiff_t n, c
 void okcore_sgrid_times(ptrdiff_t k, ptrdiff_t G, ptrdiff_t n, const float *grid, const float *W, float *M);
 void okcore_dgrid_times(ptrdiff_t k, ptrdiff_t G, ptrdiff_t n, const double *grid, const double *W, double *M);
 
+/* For rules that keep of the influence only what a unit's own rows of theta do to that unit, J (k, G, n, m):
+   J[a, g, i, :] <- sum_b H[a, b, i] J[b, g, i, :] + sum_j d[j, a, g, i] u[j, :], H (k, k, n), d (q, k, G, n), u (q, m).
+   Is every new entry finite?  k (k + q) G n m multiply-adds; reads and writes J once. */
+int okcore_sown_unit_update(ptrdiff_t k, ptrdiff_t q, ptrdiff_t G, ptrdiff_t n, ptrdiff_t m, const float *H,
+                            const float *d, const float *u, float *J);
+int okcore_down_unit_update(ptrdiff_t k, ptrdiff_t q, ptrdiff_t G, ptrdiff_t n, ptrdiff_t m, const double *H,
+                            const double *d, const double *u, double *J);
+
+/* gradient (G, n, m) <- sum_a delta[a, i] J[a, g, i, :] + beta gradient[g, i, :], delta (k, n), J (k, G, n, m).  The
+   gradient is not read if beta is 0.  k G n m multiply-adds; reads J once. */
+void okcore_sown_unit_contract(ptrdiff_t k, ptrdiff_t G, ptrdiff_t n, ptrdiff_t m, const float *delta, const float *J,
+                               float beta, float *gradient);
+void okcore_down_unit_contract(ptrdiff_t k, ptrdiff_t G, ptrdiff_t n, ptrdiff_t m, const double *delta,
+                               const double *J, double beta, double *gradient);
+
 /* The pointwise step of a built-in cell (cells.h), for float or double; NULL if there is no cell of that name.
    pre (lanes, q, G, n) is overwritten; state, state_next (lanes, k, n); d (lanes, q, k, G, n); c (lanes, k, k, n). */
 typedef void (*okcore_pointwise)(ptrdiff_t lanes, ptrdiff_t n, void *pre, const void *state, void *state_next, void *d,
