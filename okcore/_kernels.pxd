@@ -10,7 +10,7 @@ from cython cimport floating
 cdef extern from "simd.h" nogil:
     enum: PANEL_STRIDE "OKCORE_GRAM_LD"
     enum: BLOCK_ROWS "OKCORE_MR_TAIL"
-    enum: PANEL_COLUMNS "OKCORE_GEMV_NC"
+    enum: GEMV_NC "OKCORE_GEMV_NC"
 
 # C (m, n) <- alpha op(A) op(B) + beta C, op(A) (m, k), op(B) (k, n), leading dimension = row stride; not both
 # transposed. 2 m n k flops; hand-written where vectors are wide, else BLAS.
