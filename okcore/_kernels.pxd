@@ -8,8 +8,8 @@ is `d` (k, G, n) for D (S, P), or `c` (k, k, n) for C (S, S). All matrices are r
 from cython cimport floating
 
 cdef extern from "simd.h" nogil:
-    enum: PANEL_STRIDE "OKCORE_GRAM_LD"
-    enum: BLOCK_ROWS "OKCORE_MR_TAIL"
+    enum: GRAM_LD "OKCORE_GRAM_LD"
+    enum: MR_TAIL "OKCORE_MR_TAIL"
     enum: GEMV_NC "OKCORE_GEMV_NC"
 
 # C (m, n) <- alpha op(A) op(B) + beta C, op(A) (m, k), op(B) (k, n), leading dimension = row stride; not both
@@ -94,8 +94,8 @@ cdef void own_unit_contract(
     int k, int G, int n, int m, const floating *delta, const floating *J, bint add, floating *gradient,
 ) noexcept nogil
 
-# gram (N, N) = X X^T in float64, X (N, cols); `panel` holds N PANEL_STRIDE doubles
-cdef void gram_matrix(int N, Py_ssize_t cols, const floating *X, double *panel, double *gram) noexcept nogil
+# gram (N, N) = X X^T in float64, X (N, cols); `packed` holds N GRAM_LD doubles
+cdef void gram_matrix(int N, Py_ssize_t cols, const floating *X, double *packed, double *gram) noexcept nogil
 
 # x . y and x . x, accumulated in float64
 cdef double dot_in_double(Py_ssize_t size, const floating *x, const floating *y) noexcept nogil
@@ -125,13 +125,3 @@ cdef pointwise_function pointwise_step(const char *name, bint single) noexcept n
 
 # The threads to use of n: 1 in a forked child, whose parent's OpenMP threads are not there
 cdef int threads_of(int n) noexcept nogil
-
-# J (k, G, n, m) <- H J + sum_j D_j (x) u_j, unit by unit; False if something is not finite
-cdef bint own_unit_update(
-    int k, int q, int G, int n, int m, const floating *H, const floating *d, const floating *u, floating *J,
-) noexcept nogil
-
-# gradient (P, m) = (or += if add) delta J
-cdef void own_unit_contract(
-    int k, int G, int n, int m, const floating *delta, const floating *J, bint add, floating *gradient,
-) noexcept nogil

@@ -289,15 +289,15 @@ cdef void own_unit_contract(
         okcore_down_unit_contract(k, G, n, m, delta, J, 1 if add else 0, gradient)
 
 
-cdef void gram_matrix(int N, Py_ssize_t cols, const floating *X, double *panel, double *gram) noexcept nogil:
+cdef void gram_matrix(int N, Py_ssize_t cols, const floating *X, double *packed, double *gram) noexcept nogil:
     # In float64 whatever the dtype: the error of a Gram matrix costs variance by its square root, which for
     # float32's rounding is 3e-4. N^2 cols / 2 multiply-adds; BLAS has no kernel for few long rows.
     cdef int a, b
     memset(gram, 0, N * N * sizeof(double))
     if floating is float:
-        okcore_sgram(N, cols, X, cols, panel, gram)
+        okcore_sgram(N, cols, X, cols, packed, gram)
     else:
-        okcore_dgram(N, cols, X, cols, panel, gram)
+        okcore_dgram(N, cols, X, cols, packed, gram)
     for a in range(N):
         for b in range(a):
             gram[a * N + b] = gram[b * N + a]
@@ -360,44 +360,6 @@ cdef void contract_factors(int N, int S, int P, const floating *v, const floatin
     cdef int i
     for i in range(N):
         gemm[floating](False, False, 1, P, S, 1, v, S, A + i * (<Py_ssize_t> S * P), P, 0, rows + <Py_ssize_t> i * P, P)
-
-
-cdef bint own_unit_update(
-    int k, int q, int G, int n, int m, const floating *H, const floating *d, const floating *u, floating *J,
-) noexcept nogil:
-    cdef int a, b, g, i, j, col
-    cdef Py_ssize_t size = <Py_ssize_t> G * n * m
-    cdef floating old[8]
-    cdef floating *row
-    cdef bint fine = True
-    for g in range(G):
-        for i in range(n):
-            row = J + (<Py_ssize_t> g * n + i) * m
-            for col in range(m):
-                for b in range(k):
-                    old[b] = row[b * size + col]
-                for a in range(k):
-                    row[a * size + col] = 0
-                    for b in range(k):
-                        row[a * size + col] += H[(a * k + b) * n + i] * old[b]
-                    for j in range(q):
-                        row[a * size + col] += d[((j * k + a) * G + g) * n + i] * u[j * m + col]
-    for a in range(k):
-        fine = fine and all_finite[floating](size, J + a * size)
-    return fine
-
-
-cdef void own_unit_contract(
-    int k, int G, int n, int m, const floating *delta, const floating *J, bint add, floating *gradient,
-) noexcept nogil:
-    cdef int a, g, i, col
-    cdef floating *out
-    for a in range(k):
-        for g in range(G):
-            for i in range(n):
-                out = gradient + (<Py_ssize_t> g * n + i) * m
-                for col in range(m):
-                    out[col] = (out[col] if add or a > 0 else 0) + delta[a * n + i] * J[((<Py_ssize_t> a * G + g) * n + i) * m + col]
 
 
 cdef pointwise_function pointwise_step(const char *name, bint single) noexcept nogil:

@@ -225,9 +225,9 @@ def test_a_broken_carry_is_caught(carry, what):
 
 @pytest.mark.parametrize("expect", ["exact", "unbiased"])
 def test_a_bias_is_caught_where_none_is_expected(expect):
-    with pytest.raises(AssertionError, match=r"Halved: broken: .*RTRL"):
+    with pytest.raises(AssertionError, match=r"Halved: broken: .*(RTRL|exact)"):
         testing.check_estimator(own(Halved), expect)
-    with pytest.raises(AssertionError, match=r"broken: .*RTRL"):
+    with pytest.raises(AssertionError, match=r"make: broken: .*(RTRL|exact)"):
         testing.check_estimator(EVERY_ESTIMATOR["snap1"], expect)
 
 

@@ -130,7 +130,7 @@ cdef class Carry(Buffers):
             self.contract_lanes(self, self.delta, address(J[s]), False)
         delta[...] = credit
         self.raise_failure()
-        return J
+        return J + 0  # -0.0, from a product of 0 and another lane's numbers, becomes 0.0
 
     @property
     def stats(self):

@@ -13,7 +13,7 @@ from okcore._engine.buffers cimport address
 from okcore._engine.cell_kernel cimport CellKernel
 from okcore._engine.messages cimport FINE, NOT_FINITE, Block
 from okcore._kernels cimport (
-    PANEL_STRIDE,
+    GRAM_LD,
     contract_factors,
     gemm,
     gram_matrix,
@@ -87,7 +87,7 @@ cdef class KroneckerCarry(Carry):
         cdef int N = self.rank + n_terms
         self.most_terms = N
         # two mixing matrices and their casts, two Gram matrices, the Gram kernel's own, signs, the core's own
-        self.doubles_size = 2 * N * N + 4 * N * self.rank + N * PANEL_STRIDE + N + scratch_doubles(N)
+        self.doubles_size = 2 * N * N + 4 * N * self.rank + N * GRAM_LD + N + scratch_doubles(N)
         self.bytes_size = scratch_bytes(N) + 64
         self.doubles = <double *> self.reserve((n_threads, self.doubles_size), np.float64)
         self.bytes = <char *> self.reserve((n_threads, self.bytes_size), np.uint8)
@@ -212,12 +212,12 @@ cdef int optimal_mixing(
     cdef int N = n_old + block.n_terms, lane = block.lane, i
     cdef double *gram_u = scratch.doubles
     cdef double *gram_A = gram_u + N * N
-    cdef double *panel = gram_A + N * N
-    cdef double *signs = panel + N * PANEL_STRIDE
+    cdef double *packed = gram_A + N * N
+    cdef double *signs = packed + N * GRAM_LD
     if N == 0:
         return KEEP_ALL
-    gram_matrix[floating](N, carry.sizes.m, u, panel, gram_u)
-    gram_matrix[floating](N, <Py_ssize_t> carry.sizes.S * carry.sizes.P, A, panel, gram_A)
+    gram_matrix[floating](N, carry.sizes.m, u, packed, gram_u)
+    gram_matrix[floating](N, <Py_ssize_t> carry.sizes.S * carry.sizes.P, A, packed, gram_A)
     if N <= carry.rank:
         for i in range(N):
             if not (isfinite(gram_u[i * N + i]) and isfinite(gram_A[i * N + i])):

@@ -17,7 +17,7 @@ from libc.string cimport memcpy, memset
 import numpy as np
 
 from okcore._blas cimport cholesky_upper, solve_upper, svd, svd_lwork
-from okcore._kernels cimport PANEL_STRIDE, gemm, gram_matrix, mix_terms
+from okcore._kernels cimport GRAM_LD, gemm, gram_matrix, mix_terms
 
 cdef double EPS = 2.220446049250313e-16
 
@@ -266,7 +266,7 @@ def reduce(
     cdef int N = A.shape[0], m = u.shape[1], r = u_new.shape[0], info
     cdef Py_ssize_t size = A.shape[1] * A.shape[2]
     cdef double[::1] gram_u = np.zeros(N * N), gram_A = np.zeros(N * N)
-    cdef double[::1] panel = np.zeros(N * PANEL_STRIDE)
+    cdef double[::1] packed = np.zeros(N * GRAM_LD)
     cdef double[::1] mix_u = np.zeros(N * r), mix_A = np.zeros(N * r), scratch = np.zeros(scratch_doubles(N))
     cdef double[::1] words = np.zeros(scratch_bytes(N) // 8 + 1)
     cdef floating[::1] casts = np.zeros(2 * N * r, np.asarray(u_new).dtype)
@@ -275,8 +275,8 @@ def reduce(
     if signs is not None:
         draw = &signs[0]
     with nogil:
-        gram_matrix[floating](N, m, &u[0, 0], &panel[0], &gram_u[0])
-        gram_matrix[floating](N, size, &A[0, 0, 0], &panel[0], &gram_A[0])
+        gram_matrix[floating](N, m, &u[0, 0], &packed[0], &gram_u[0])
+        gram_matrix[floating](N, size, &A[0, 0, 0], &packed[0], &gram_A[0])
         info = reduce_terms(N, r, &gram_u[0], &gram_A[0], draw, start, &scratch[0], <void *> &words[0],
                             &mix_u[0], &mix_A[0], &outcome)
         if info == 0:

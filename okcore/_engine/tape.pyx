@@ -10,7 +10,7 @@ from okcore._engine.buffers cimport Buffers, address
 from okcore._engine.cell_kernel cimport CellKernel
 from okcore._engine.messages cimport Block, Input, Sizes
 from okcore._kernels cimport (
-    BLOCK_ROWS,
+    MR_TAIL,
     all_finite,
     augmented_input,
     credit_times_immediate,
@@ -281,13 +281,13 @@ cdef void sweep_back(
     # Then gradient (P, m) = (or +=) sum_tau e_tau^T u_hat_tau, one product over all steps, terms and lanes.
     cdef Sizes sizes = tape.cell.sizes
     cdef int B = tape.batch_size, open_steps = tape.open_steps, part, parts
-    parts = parts_that_pay(B, BLOCK_ROWS, <Py_ssize_t> open_steps * B * sizes.P * sizes.n, threads)
+    parts = parts_that_pay(B, MR_TAIL, <Py_ssize_t> open_steps * B * sizes.P * sizes.n, threads)
     if parts == 1:
         sweep_lanes[floating](tape, 0, B, dh, delta, reach_back)
     else:
         for part in prange(parts, num_threads=parts, schedule="static"):
-            sweep_lanes[floating](tape, part_start(B, BLOCK_ROWS, part, parts),
-                                  part_start(B, BLOCK_ROWS, part + 1, parts), dh, delta, reach_back)
+            sweep_lanes[floating](tape, part_start(B, MR_TAIL, part, parts),
+                                  part_start(B, MR_TAIL, part + 1, parts), dh, delta, reach_back)
     if open_steps > 0:
         outer_products[floating](open_steps * B, sizes.q, sizes.v, sizes.n, sizes.P, <floating *> tape.e,
                                  <floating *> tape.u_hat, <floating *> tape.pre, gradient, add, threads)
