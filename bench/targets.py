@@ -261,8 +261,17 @@ def row_10():
     yield "1 thread / 2 threads, OK(16), n = 128, B = 16", ratio, 1.7, "x faster, at least", f"{a / 16e-3:.2f} / {b / 16e-3:.2f} ms"
 
 
+def row_14():
+    """A local rule, SnAp-1, against TBPTT(1): GRU, n = 256, one lane."""
+    cell = okcore.GRU(16, 256, rng=0)
+    local, truncated = warm(Stepper(cell, okcore.SnAp1(cell)), 9), warm(Stepper(cell, okcore.TBPTT(cell, 1)), 9)
+    ratio, a, b = paired(local, truncated)
+    yield "SnAp-1 / TBPTT(1), GRU n = 256", ratio, 2.5, "x, at most", f"{a * 1e6:.0f} / {b * 1e6:.0f} us"
+
+
 ROWS = {
     "1": row_1, "2": row_2, "3": row_3, "4": row_4, "5": row_5, "6": row_6, "7": row_7, "8": row_8, "9": row_9, "10": row_10,
+    "14": row_14,
 }  # fmt: skip
 
 
