@@ -1,5 +1,7 @@
 """The one table of cells and estimators that the tests run over; it follows the package's registers."""
 
+import inspect
+
 import okcore
 from okcore import cells, estimators
 
@@ -28,3 +30,12 @@ VARIANTS = {
     "ok-sampling": lambda cell, batch_size=2, rng=7, **more: okcore.OK(cell, 3, 4, "sampling", batch_size, rng, **more),
 }
 EVERY_ESTIMATOR = ESTIMATORS | VARIANTS
+
+
+def arguments_of(make):
+    """Return the names of the arguments of the constructor behind a maker."""
+    return tuple(inspect.signature(type(make(okcore.RNN(1, 1)))).parameters)
+
+
+# Those that draw: all of them do so to be unbiased
+RANDOM = {kind: make for kind, make in EVERY_ESTIMATOR.items() if "rng" in arguments_of(make)}

@@ -1,11 +1,11 @@
-"""What the tests share: tolerances by dtype, and small random problems."""
+"""What the tests share: tolerances by dtype, small random problems, and the same estimator in plain NumPy."""
+
+import inspect
 
 import numpy as np
 
 import okcore
-
-DTYPES = ("float32", "float64")
-CELLS = ("RNN", "RHN", "LSTM", "GRU")
+from okcore import reference
 
 # Relative to the largest entry; sums of a few thousand terms.
 TOLERANCE = {"float32": 2e-5, "float64": 1e-11}
@@ -55,15 +55,14 @@ def assert_close(actual, expected, dtype, factor=1.0):
     assert error < factor * TOLERANCE[str(np.dtype(dtype))], f"relative error {error:.2e}"
 
 
-def every_estimator(cell, batch_size=2, **options):
-    """Return one of each algorithm, by name."""
-    return {
-        "tbptt": okcore.TBPTT(cell, 4, batch_size, **options),
-        "rtrl": okcore.RTRL(cell, 1, batch_size, **options),
-        "rtrl-blocked": okcore.RTRL(cell, 3, batch_size, **options),
-        "uoro": okcore.UORO(cell, batch_size, rng=7, **options),
-        "kf-rtrl": okcore.KFRTRL(cell, 2, 2, batch_size, rng=7, **options),
-        "ok": okcore.OK(cell, 3, 1, batch_size=batch_size, rng=7, **options),
-        "ok-blocked": okcore.OK(cell, 3, 4, batch_size=batch_size, rng=7, **options),
-        "ok-sampling": okcore.OK(cell, 3, 4, "sampling", batch_size, rng=7, **options),
-    }
+def in_reference(name):
+    """Say whether `okcore.reference` has the cell or estimator of this name too."""
+    return hasattr(reference, name)
+
+
+def reference_of(estimator, cell, rng):
+    """Return the reference's estimator with the arguments of a compiled one."""
+    make = getattr(reference, type(estimator).__name__)
+    names = inspect.signature(make).parameters
+    arguments = {name: getattr(estimator, name) for name in names if name not in ("cell", "rng")}
+    return make(cell, **arguments, **({"rng": rng} if "rng" in names else {}))

@@ -1,5 +1,6 @@
 """The hand-written kernels give the same numbers, to rounding, on every instruction set that this processor has."""
 
+import os
 import subprocess
 import sys
 
@@ -15,15 +16,15 @@ PROGRAM = """
 import sys
 import numpy as np
 import okcore
-from okcore import _kernels, kron
+from okcore import _kernels, cells, kron
 results = {"instructions": np.array(_kernels.instructions())}
 for dtype in ("float32", "float64"):
     rng = np.random.default_rng(0)
     for N, rank, S, P, m in ((2, 1, 1, 1, 1), (5, 4, 3, 7, 5), (9, 8, 16, 33, 40), (23, 13, 20, 31, 37)):
         u, A = rng.normal(size=(N, m)).astype(dtype), rng.normal(size=(N, S, P)).astype(dtype)
         results[f"reduce {N} {dtype}"] = kron.to_dense(*kron.reduce(u, A, rank, signs=np.ones(N)))
-    for name in ("RNN", "RHN", "LSTM", "GRU"):
-        cell = getattr(okcore, name)(3, 19, dtype=dtype, rng=1)
+    for name, make in cells.CELLS.items():
+        cell = make(3, 19, dtype=dtype, rng=1)
         cell.theta *= 3
         xs, dhs = rng.normal(size=(9, 2, 3)).astype(dtype), rng.normal(size=(9, 2, 19)).astype(dtype)
         hs, gradient = okcore.OK(cell, 5, 2, batch_size=2, rng=0).run(xs, dhs)
@@ -33,7 +34,7 @@ np.savez(sys.argv[1], **results)
 
 
 def results_with(instructions, folder):
-    environment = {"OKCORE_INSTRUCTIONS": instructions, "PATH": "/usr/bin:/bin"}
+    environment = os.environ | {"OKCORE_INSTRUCTIONS": instructions}
     path = folder / f"{instructions}.npz"
     subprocess.run([sys.executable, "-c", PROGRAM, str(path)], check=True, env=environment)
     with np.load(path) as file:

@@ -4,12 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
 
 import okcore
-from tests.helpers import CELLS, DTYPES, assert_close, every_estimator, make_cell, stream
+from tests.conftest import CELLS, DTYPES, ESTIMATORS, EVERY_ESTIMATOR, RANDOM, maker
+from tests.helpers import assert_close, make_cell, stream
 
 
 def trace(estimator, reset_rate=0.1, learning_rate=0.01, steps=20):
@@ -32,10 +34,10 @@ def trace(estimator, reset_rate=0.1, learning_rate=0.01, steps=20):
 @pytest.mark.parametrize("name", CELLS)
 def test_threads_change_no_bit(name, dtype):
     cell = make_cell(name, n_hidden=9, dtype=dtype)
-    alone = every_estimator(cell, 5)
-    for n_threads in (2, 3, 8):
-        for kind, estimator in every_estimator(cell, 5, n_threads=n_threads).items():
-            assert trace(estimator) == trace(alone[kind].clone()), kind
+    for kind, make in EVERY_ESTIMATOR.items():
+        alone = trace(make(cell, 5))
+        for n_threads in (2, 3, 8):
+            assert trace(make(cell, 5, n_threads=n_threads)) == alone, kind
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -56,21 +58,16 @@ def test_threads_change_no_bit_where_sweeps_and_products_are_split(name, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", ["RNN", "LSTM"])
+@pytest.mark.parametrize("name", CELLS)
 def test_threads_inside_a_lane_change_no_bit(name, dtype):
-    n = 100 if name == "RNN" else 40
+    n = 20 + 80 // CELLS[name].n_gates  # large enough that threads pay
     cell = make_cell(name, n_in=5, n_hidden=n, dtype=dtype)
     rng = np.random.default_rng(0)
     xs, dhs = rng.normal(size=(13, 1, 5)).astype(dtype), rng.normal(size=(13, 1, n)).astype(dtype)
-    makers = {
-        "ok": lambda threads: okcore.OK(cell, 6, 4, rng=0, n_threads=threads),
-        "kf-rtrl": lambda threads: okcore.KFRTRL(cell, 5, 2, rng=0, n_threads=threads),
-        "rtrl": lambda threads: okcore.RTRL(cell, 4, n_threads=threads),
-    }
-    for kind, make in makers.items():
-        expected = None
+    for kind in ESTIMATORS:
+        make, expected = maker(kind, rank=6), None
         for threads in (1, 2, 3, 16):
-            estimator = make(threads)
+            estimator = make(cell, 1, n_threads=threads)
             hs, gradient = estimator.run(xs, dhs)
             arrays = hs, gradient, estimator.gradient(dhs[0]), *estimator.carry.arrays.values()
             found = [array.tobytes() for array in arrays]
@@ -110,7 +107,7 @@ print(estimator.steps)
     assert done.stdout == "20\n", (done.returncode, done.stderr)
 
 
-@pytest.mark.parametrize("kind", every_estimator(make_cell("RNN")))
+@pytest.mark.parametrize("kind", EVERY_ESTIMATOR)
 def test_layout_of_inputs_changes_no_bit(kind):
     cell = make_cell("LSTM", dtype="float32")
     layouts = {
@@ -124,7 +121,7 @@ def test_layout_of_inputs_changes_no_bit(kind):
     }
     results = []
     for name, layout in layouts.items():
-        estimator, out = every_estimator(cell)[kind], []
+        estimator, out = EVERY_ESTIMATOR[kind](cell), []
         for x, dh, reset in stream(cell, 9, 2, reset_rate=0.2):
             if name == "big-endian":  # equal as a dtype only after conversion: refused like any other dtype
                 with pytest.raises(TypeError, match="x must be float32"):
@@ -137,13 +134,13 @@ def test_layout_of_inputs_changes_no_bit(kind):
 
 
 @pytest.mark.parametrize("name", CELLS)
-@pytest.mark.parametrize("kind", every_estimator(make_cell("RNN")))
+@pytest.mark.parametrize("kind", EVERY_ESTIMATOR)
 def test_a_lane_does_not_see_its_neighbours(kind, name):
     cell = make_cell(name)
     rng = np.random.default_rng(0)
     results = []
     for scale in (1, 3):  # other data in the other lanes
-        estimator, out = every_estimator(cell, 3)[kind], []
+        estimator, out = EVERY_ESTIMATOR[kind](cell, 3), []
         for x, dh, _ in stream(cell, 14, 3):
             x[[0, 2]] *= scale * rng.random() + 0.1
             dh[[0, 2]] = 0
@@ -152,10 +149,10 @@ def test_a_lane_does_not_see_its_neighbours(kind, name):
     assert results[0] == results[1]
 
 
-@pytest.mark.parametrize("kind", every_estimator(make_cell("RNN")))
+@pytest.mark.parametrize("kind", EVERY_ESTIMATOR)
 def test_a_lane_does_not_depend_on_the_number_of_lanes(kind):
     cell = make_cell("GRU")
-    few, many = every_estimator(cell, 2)[kind], every_estimator(cell, 7)[kind]
+    few, many = EVERY_ESTIMATOR[kind](cell, 2), EVERY_ESTIMATOR[kind](cell, 7)
     for x, _, reset in stream(cell, 14, 7):
         reset[1] = x[1, 0] > 1
         assert_close(few.step(x[:2], reset[:2]), many.step(x, reset)[:2], "float64")
@@ -164,12 +161,8 @@ def test_a_lane_does_not_depend_on_the_number_of_lanes(kind):
 
 def test_seeds():
     cell = make_cell("RHN")
-    kinds = {
-        "ok": lambda rng: okcore.OK(cell, 2, 2, batch_size=2, rng=rng),
-        "kf-rtrl": lambda rng: okcore.KFRTRL(cell, batch_size=2, rng=rng),
-        "uoro": lambda rng: okcore.UORO(cell, 2, rng=rng),
-    }
-    for make in kinds.values():
+    for estimator in RANDOM.values():
+        make = partial(estimator, cell, 2)
         assert trace(make(3)) == trace(make(np.random.SeedSequence(3))) == trace(make(np.random.default_rng(3)))
         assert trace(make(3)) != trace(make(4))
         assert trace(make(None)) != trace(make(None))
@@ -180,12 +173,11 @@ def test_seeds():
 
 
 @pytest.mark.parametrize("name", CELLS)
-@pytest.mark.parametrize("kind", every_estimator(make_cell("RNN")))
+@pytest.mark.parametrize("kind", EVERY_ESTIMATOR)
 def test_clone_and_state_dict_go_on_bitwise(kind, name):
     cell = make_cell(name)
     for stop in range(11):
-        original = every_estimator(cell)[kind]
-        other = every_estimator(cell)[kind]
+        original, other = EVERY_ESTIMATOR[kind](cell), EVERY_ESTIMATOR[kind](cell)
         start = cell.theta.copy()
         for x, dh, reset in stream(cell, stop, 2, reset_rate=0.2):
             original.step(x, reset)
@@ -214,7 +206,7 @@ def test_smallest_sizes(sizes):
             cell = make_cell(name, n_in, n, dtype)
             exact = okcore.RTRL(cell, 1, B)
             others = [okcore.RTRL(cell, 2, B), okcore.OK(cell, 40, 3, batch_size=B), okcore.TBPTT(cell, 99, B)]
-            noisy = [okcore.OK(cell, rank, 1, batch_size=B), okcore.KFRTRL(cell, batch_size=B), okcore.UORO(cell, B)]
+            noisy = [maker(kind, rank=rank, block=1)(cell, B) for kind in ESTIMATORS]
             for x, dh, _ in stream(cell, 9, B):
                 exact.step(x)
                 for estimator in others + noisy:
@@ -225,10 +217,10 @@ def test_smallest_sizes(sizes):
                     assert np.isfinite(estimator.gradient(dh)).all()
 
 
-@pytest.mark.parametrize("kind", every_estimator(make_cell("RNN")))
+@pytest.mark.parametrize("kind", EVERY_ESTIMATOR)
 def test_a_state_goes_through_npz(kind, tmp_path):
     cell = make_cell("GRU")
-    original, other = every_estimator(cell)[kind], every_estimator(cell)[kind]
+    original, other = EVERY_ESTIMATOR[kind](cell), EVERY_ESTIMATOR[kind](cell)
     for x, dh, _ in stream(cell, 6, 2):
         original.step(x)
         original.accumulate(dh)

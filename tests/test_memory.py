@@ -1,6 +1,6 @@
 """After warm-up a step with out= allocates nothing, in Python or in C, and many steps grow by nothing.
 
-Everything is measured in children of the test process, where nobody else allocates: this file, run as a
+Everything is measured in children of the test process, where nobody else allocates: this module, run as a
 script, calls one of the functions under "in the child" and prints what it returns.
 
 BLAS is not ours, and OpenBLAS does allocate: a table of jobs for a product that it splits up over threads (it
@@ -26,21 +26,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import okcore
+from tests.conftest import CELLS, EVERY_ESTIMATOR, maker
 
 HERE = Path(__file__).parent
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="counts calls of glibc")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/statm")
 
-ALGORITHMS = {
-    "ok": lambda cell, **lanes: okcore.OK(cell, rank=2, block=16, rng=0, **lanes),
-    "ok-sampling": lambda cell, **lanes: okcore.OK(cell, rank=3, block=1, mixing="sampling", rng=0, **lanes),
-    "rtrl": lambda cell, **lanes: okcore.RTRL(cell, block=4, **lanes),
-    "kf-rtrl": lambda cell, **lanes: okcore.KFRTRL(cell, copies=2, block=3, rng=0, **lanes),
-    "uoro": lambda cell, **lanes: okcore.UORO(cell, rng=0, **lanes),
-    "tbptt": lambda cell, **lanes: okcore.TBPTT(cell, horizon=4, **lanes),
-}
-CELLS = {"rnn": okcore.RNN, "rhn": okcore.RHN, "lstm": okcore.LSTM, "gru": okcore.GRU}
+ALGORITHMS = EVERY_ESTIMATOR | {"ok-long-blocks": maker("ok", rank=2, block=16)}
 N_IN = 5
 
 
@@ -132,13 +124,13 @@ def count(function, *arguments, backtraces=0):
 def allocations(algorithm):
     """Count the allocations of 200 steps, and of a loop that does nothing, for every kind of job."""
     # Two lanes that are in LAPACK together make OpenBLAS map a second buffer: let them meet before counting.
-    Job("ok", "rnn", "float64", 4, 16, n_threads=2).steps(2000)
+    Job("ok", "RNN", "float64", 4, 16, n_threads=2).steps(2000)
     jobs = [
         *itertools.product(CELLS, ("float32", "float64"), (8,), (3,), (1, 2), (False, True), (False, True)),
         # odd sizes for BLAS; one lane; arrays too large for NumPy's cache of small blocks
-        *itertools.product(("rnn", "lstm"), ("float32", "float64"), (19,), (2,), (1, 2)),
-        *itertools.product(("rhn", "gru"), ("float32", "float64"), (16,), (1,)),
-        *itertools.product(("rnn", "gru"), ("float64",), (4,), (200,), (1, 2), (True,), (True,)),
+        *itertools.product(("RNN", "LSTM"), ("float32", "float64"), (19,), (2,), (1, 2)),
+        *itertools.product(("RHN", "GRU"), ("float32", "float64"), (16,), (1,)),
+        *itertools.product(("RNN", "GRU"), ("float64",), (4,), (200,), (1, 2), (True,), (True,)),
     ]
     counts = {}
     for options in jobs:
@@ -156,7 +148,7 @@ def planted():
     for name in "malloc", "calloc", "aligned_alloc", "memalign", "mmap", "realloc":
         getattr(libc, name).restype = ctypes.c_void_p
     private = 0x22  # MAP_PRIVATE | MAP_ANONYMOUS
-    job = Job("ok", "lstm", "float64", 16, 16)
+    job = Job("ok", "LSTM", "float64", 16, 16)
     job.steps(40)
     x, estimator = job.xs[0], job.estimator
     counts = {
@@ -194,7 +186,7 @@ def traced():
     flags = (False, True), (False, True)
     for options in itertools.product(ALGORITHMS, CELLS, ("float32",), (8,), (3,), (1,), *flags):
         trace(" ".join(map(str, options)), Job(*options))
-    trace("idle", job := Job("ok", "rnn", "float32", 8, 3), Nothing())
+    trace("idle", job := Job("ok", "RNN", "float32", 8, 3), Nothing())
     trace("leak", job, Leak())
     return growth
 
@@ -217,7 +209,7 @@ def grown(algorithm, steps):
     if mallinfo is not None:
         mallinfo.restype = Mallinfo
     leaks = algorithm == "leak"
-    job = Job("ok" if leaks else algorithm, "rhn", "float32", 4, 1, symbols=True, resets=True)
+    job = Job("ok" if leaks else algorithm, "RHN", "float32", 4, 1, symbols=True, resets=True)
     estimator = Leak() if leaks else job.estimator
     for count in 2000, int(steps):  # warm-up, of measuring too
         before = mallinfo and in_use(), resident()
@@ -241,8 +233,8 @@ def in_child(function, *arguments, preload=None, **variables):
         environment.pop(name, None)
     if preload:
         environment["LD_PRELOAD"] = str(preload)
-    command = [sys.executable, __file__, function, *map(str, arguments)]
-    done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, timeout=120)
+    command = [sys.executable, "-m", "tests.test_memory", function, *map(str, arguments)]
+    done = subprocess.run(command, cwd=HERE.parent, env=environment, check=True, stdout=subprocess.PIPE, timeout=120)
     return json.loads(done.stdout)
 
 

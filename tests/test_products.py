@@ -9,7 +9,7 @@ import pytest
 
 import okcore
 from okcore import _kernels, kron
-from tests.helpers import DTYPES
+from tests.conftest import DTYPES
 
 SETS = ("baseline", "avx2", "avx512")
 

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from okcore import kron, reference
-from tests.helpers import DTYPES, assert_close
+from tests.conftest import DTYPES
+from tests.helpers import assert_close
 
 CASES = ["generic", "equal A", "equal u", "zero term", "graded", "unbalanced", "opposite"]
 

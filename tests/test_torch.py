@@ -4,9 +4,25 @@ import numpy as np
 import pytest
 
 import okcore
+from tests.conftest import CELLS, DTYPES
 from tests.helpers import assert_close, make_cell
 
 torch = pytest.importorskip("torch")
+
+
+def highway(x, h, W_x, W_h, b_ih):
+    z, f = (x @ W_x.T + h @ W_h.T + b_ih).chunk(2, dim=1)
+    f = torch.sigmoid(f)
+    return f * h + (1 - f) * (2 * torch.sigmoid(z) - 1)
+
+
+# (x, (h, c), W_x, W_h, b_ih, b_hh) -> (h, c): the cells that torch has or that are a few lines of it
+STEPS = {
+    "RNN": lambda x, state, W_x, W_h, b_ih, b_hh: (torch.rnn_tanh_cell(x, state[0], W_x, W_h, b_ih, b_hh), state[1]),
+    "GRU": lambda x, state, W_x, W_h, b_ih, b_hh: (torch.gru_cell(x, state[0], W_x, W_h, b_ih, b_hh), state[1]),
+    "LSTM": lambda x, state, *parameters: torch.lstm_cell(x, state, *parameters),
+    "RHN": lambda x, state, W_x, W_h, b_ih, b_hh: (highway(x, state[0], W_x, W_h, b_ih), state[1]),
+}
 
 
 def torch_gradient(name, cell, xs, dhs, resets):
@@ -14,29 +30,19 @@ def torch_gradient(name, cell, xs, dhs, resets):
     v, n = cell.n_in, cell.n_hidden
     theta = torch.tensor(cell.theta, requires_grad=True)
     W_x, W_h, b = theta[:, :v], theta[:, v : v + n], theta[:, v + n :]
+    b_ih, b_hh = b[:, 0], b[:, 1] if cell.n_terms == 2 else torch.zeros_like(b[:, 0])
     state = (torch.zeros(len(xs[0]), n, dtype=theta.dtype),) * 2
     total = 0
     for x, dh, reset in zip(map(torch.tensor, xs), map(torch.tensor, dhs), resets, strict=True):
-        h, c = (s * torch.tensor(~reset)[:, None] for s in state)
-        b_ih, b_hh = b[:, 0], b[:, 1] if name == "GRU" else torch.zeros_like(b[:, 0])
-        if name == "RNN":
-            h = torch.rnn_tanh_cell(x, h, W_x, W_h, b_ih, b_hh)
-        elif name == "GRU":
-            h = torch.gru_cell(x, h, W_x, W_h, b_ih, b_hh)
-        elif name == "LSTM":
-            h, c = torch.lstm_cell(x, (h, c), W_x, W_h, b_ih, b_hh)
-        else:
-            z, f = (x @ W_x.T + h @ W_h.T + b_ih).chunk(2, dim=1)
-            f = torch.sigmoid(f)
-            h = f * h + (1 - f) * (2 * torch.sigmoid(z) - 1)
-        state = h, c
-        total = total + (h * dh).sum()
+        state = tuple(s * torch.tensor(~reset)[:, None] for s in state)
+        state = STEPS[name](x, state, W_x, W_h, b_ih, b_hh)
+        total = total + (state[0] * dh).sum()
     total.backward()
     return theta.grad.numpy()
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", ["RNN", "RHN", "LSTM", "GRU"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", [name for name in CELLS if name in STEPS])
 def test_exact_gradients_are_autograds(name, dtype):
     cell = make_cell(name, 4, 6, dtype, gain=1.5)
     rng = np.random.default_rng(0)

@@ -5,7 +5,8 @@ import pytest
 from scipy import stats
 
 import okcore
-from tests.helpers import CELLS, make_cell, stream
+from tests.conftest import CELLS, ESTIMATORS, RANDOM, maker
+from tests.helpers import make_cell, stream
 
 DRAWS = 4000
 FALSE_ALARM = 1e-6  # a test: the chance that an unbiased estimator fails it, had the seeds not been fixed
@@ -17,21 +18,15 @@ def last_gradients(make, cell, steps):
     generators = np.random.SeedSequence(3).spawn(DRAWS)
     data = list(stream(cell, steps, 1))
     for i, seed in enumerate(generators):
-        estimator = make(cell, seed)
+        estimator = make(cell, 1, seed)
         for x, dh, _ in data:  # noqa: B007 (the last dh is what counts)
             estimator.step(x)
         out[i] = estimator.gradient(dh)
     return out
 
 
-MAKERS = {
-    "ok": lambda cell, rng: okcore.OK(cell, 2, 1, rng=rng),
-    "ok-blocked": lambda cell, rng: okcore.OK(cell, 2, 3, rng=rng),
-    "ok-sampling": lambda cell, rng: okcore.OK(cell, 2, 2, "sampling", rng=rng),
-    "kf-rtrl": lambda cell, rng: okcore.KFRTRL(cell, rng=rng),
-    "kf-rtrl-copies": lambda cell, rng: okcore.KFRTRL(cell, 3, 2, rng=rng),
-    "uoro": lambda cell, rng: okcore.UORO(cell, rng=rng),
-}
+# Whatever draws is unbiased; small ranks and blocks, so that much is compressed within a few steps
+MAKERS = {kind: maker(kind, rank=2, block=3) if kind in ESTIMATORS else RANDOM[kind] for kind in RANDOM}
 
 
 @pytest.mark.parametrize("name", CELLS)
