@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import inspect
 import pkgutil
 import re
 from pathlib import Path
@@ -23,7 +24,6 @@ def test_docstring_examples(name):
 
 def test_readme_example(capsys):
     code = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[0]
-    assert 18 <= len(code.strip().splitlines()) <= 24
     exec(compile(code, "README.md", "exec"), {})
     assert float(capsys.readouterr().out.split()[0]) < 0.1  # it learned what is to be predicted
 
@@ -41,11 +41,11 @@ def test_links_lead_somewhere(page):
 @pytest.mark.parametrize("name", okcore.__all__)
 def test_public_names_are_documented(name):
     thing = getattr(okcore, name)
-    assert thing.__doc__ and len(thing.__doc__.splitlines()[0]) > 20, name
-    if isinstance(thing, type) and issubclass(thing, okcore.Estimator):
-        for part in ("Parameters", "Notes", "References") if thing is not okcore.Estimator else ("Parameters",):
-            assert part in thing.__doc__, (name, part)
-        assert "{shared}" not in thing.__doc__
+    assert thing.__doc__
+    assert not re.search(r"^\s*{\w+}$", thing.__doc__, re.MULTILINE)  # a place that was to be filled in
+    if inspect.isclass(thing) and "Parameters" in thing.__doc__ and inspect.isfunction(vars(thing).get("__init__")):
+        for argument in inspect.signature(thing).parameters:
+            assert re.search(rf"\b{argument}\b", thing.__doc__), argument
 
 
 def test_the_classes_of_extending_run():

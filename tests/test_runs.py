@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -257,14 +258,16 @@ def test_bad_commands_exit_2(arguments, capsys):
 def test_help_teaches(arguments, capsys):
     with pytest.raises(SystemExit) as exit:
         cli.main([*arguments.split(), "--help"])
-    said = capsys.readouterr().out
     assert exit.value.code == 0
-    assert "example" in said.lower()
-    assert f"\n  okcore {arguments}" in said
+    # Lines like "  okcore train copy          what it does": each is a command that can be given
+    examples = re.findall(r"^  okcore (\S+(?: \S+)*)", capsys.readouterr().out, re.MULTILINE)
+    assert any(example.startswith(arguments) for example in examples)
+    for example in examples:
+        cli.make_parser().parse_args(shlex.split(example))
 
 
 def test_help_and_version_through_the_shell():
-    assert "okcore train copy" in shell("--help")[0]
+    assert shell("--help")[0].startswith("usage: okcore ")
     assert shell("--version")[0].startswith("okcore ")
     assert "usage" in shell("train", "copy", "--steps", "0", status=2)[1]
 
