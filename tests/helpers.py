@@ -6,6 +6,7 @@ import numpy as np
 
 import okcore
 from okcore import reference
+from okcore.runs import checkpoint
 
 # Relative to the largest entry; sums of a few thousand terms.
 TOLERANCE = {"float32": 2e-5, "float64": 1e-11}
@@ -66,3 +67,28 @@ def reference_of(estimator, cell, rng):
     names = inspect.signature(make).parameters
     arguments = {name: getattr(estimator, name) for name in names if name not in ("cell", "rng")}
     return make(cell, **arguments, **({"rng": rng} if "rng" in names else {}))
+
+
+def assert_same_state(state, before):
+    """Compare two flat states to the last bit, dtypes too."""
+    assert state.keys() == before.keys()
+    for name, value in before.items():
+        assert np.array_equal(state[name], value), name
+        assert np.asarray(state[name]).dtype == np.asarray(value).dtype, name
+
+
+def flat_state(trainer):
+    """Return the state of a trainer without its groups."""
+    return checkpoint.flatten(trainer.state_dict())
+
+
+def other(array):
+    """Return the array in the other dtype of floats."""
+    return array.astype({"float32": "float64", "float64": "float32"}[array.dtype.name])
+
+
+def spoil(array, value):
+    """Return the array with another last entry."""
+    array = array.copy()
+    array.flat[-1] = value
+    return array

@@ -8,8 +8,8 @@ import pytest
 
 import okcore
 from okcore import tasks
-from okcore.runs import checkpoint
 from tests.conftest import CELLS, DTYPES, ESTIMATORS
+from tests.helpers import assert_same_state, flat_state
 
 B, N, OUT = 3, 5, 4  # lanes, hidden units, outputs
 
@@ -27,16 +27,6 @@ def stream(steps, seed=0):
     """Return steps of a Copy task, out of step between lanes."""
     task = tasks.Copy(B, rng=seed, length=5)
     return [next(task) for _ in range(steps)]
-
-
-def flat_state(trainer):
-    return checkpoint.flatten(trainer.state_dict())
-
-
-def assert_same(state, expected):
-    assert state.keys() == expected.keys()
-    for name, value in expected.items():
-        assert np.array_equal(state[name], value), name
 
 
 # ---- readouts ------------------------------------------------------------------------------------
@@ -264,7 +254,7 @@ def test_fit_returns_the_losses_of_its_steps():
     losses = trainer.fit(task, 20)
     assert losses.shape == (20,) and losses.dtype == np.float64
     assert losses.tolist() == task.heard == [by_hand.partial_fit(*row) for row in stream(20)]
-    assert_same(flat_state(trainer), flat_state(by_hand))
+    assert_same_state(flat_state(trainer), flat_state(by_hand))
     assert trainer.fit(task, 0).shape == (0,)
     assert len(task.heard) == 20
 
@@ -316,7 +306,7 @@ def test_evaluate_bits_is_the_naive_loop(cell, dtype, rtol):
         total -= math.log2(np.exp(logits[then]) / np.exp(logits).sum())
     for chunk in (1, 7, 56, 57, 1000):
         assert trainer.evaluate_bits(symbols, chunk=chunk) == pytest.approx(total / 56, rel=rtol)
-    assert_same(flat_state(trainer), before)
+    assert_same_state(flat_state(trainer), before)
 
 
 def test_evaluate_bits_takes_any_integers():
@@ -342,11 +332,11 @@ def test_resume_is_bitwise_in_the_middle_of_a_block(estimator, cell, tmp_path):
     for row in stream(5, seed=3):
         resumed.partial_fit(*row)
     resumed.load(path)
-    assert_same(flat_state(resumed), flat_state(trainer))
+    assert_same_state(flat_state(resumed), flat_state(trainer))
     for row in rows[10:]:
         assert resumed.partial_fit(*row) == trainer.partial_fit(*row)
         assert np.array_equal(resumed.cell.theta, trainer.cell.theta)
-    assert_same(flat_state(resumed), flat_state(trainer))
+    assert_same_state(flat_state(resumed), flat_state(trainer))
     assert resumed.steps == trainer.steps == 24
 
 
@@ -362,7 +352,7 @@ def test_resume_is_bitwise_from_any_step(estimator, steps, tmp_path):
     resumed.load(tmp_path / "checkpoint.npz")
     for row in rows[steps:]:
         assert resumed.partial_fit(*row) == trainer.partial_fit(*row)
-    assert_same(flat_state(resumed), flat_state(trainer))
+    assert_same_state(flat_state(resumed), flat_state(trainer))
 
 
 def test_a_checkpoint_holds_plain_arrays(tmp_path):
@@ -397,7 +387,7 @@ def test_a_foreign_checkpoint_changes_nothing(difference, word, tmp_path):
     before, theta, weights = flat_state(trainer), trainer.cell.theta, trainer.readout.weights
     with pytest.raises((ValueError, TypeError), match=rf"\b{word} must"):
         trainer.load(tmp_path / "foreign.npz")
-    assert_same(flat_state(trainer), before)
+    assert_same_state(flat_state(trainer), before)
     assert trainer.cell.theta is theta and trainer.readout.weights is weights
     twin = make_trainer()
     for row in stream(6):

@@ -1,0 +1,184 @@
+"""What overflows, and a cell's nonsense: the error says which lane and step, and whatever is sound goes on."""
+
+import numpy as np
+import pytest
+
+import okcore
+from tests.conftest import CELLS, DTYPES, ESTIMATORS, EVERY_ESTIMATOR, maker
+from tests.helpers import assert_same_state, other, spoil
+
+B, V, N = 2, 3, 4  # lanes, inputs, hidden units
+NAN, INF = np.nan, np.inf
+LONG = {kind: maker(kind, rank=2, block=3) for kind in ESTIMATORS}
+
+
+class Linear(okcore.Cell):
+    """h = W_x x + W_h h' + b, with a Jacobian of `slope` (1 is the true one)."""
+
+    slope = 1
+
+    def pointwise(self, pre, state):
+        d = np.full((len(pre), 1, 1, 1, N), self.slope, self.dtype)
+        return pre[:, 0].copy(), d, np.zeros((len(pre), 1, 1, N), self.dtype)
+
+
+class Exploding(okcore.Cell):
+    """A state that stays 0 while its Jacobian is `growth` times the input."""
+
+    def pointwise(self, pre, state):
+        growth = {np.float32: 1e20, np.float64: 1e160}[self.dtype.type]
+        d = np.ones((len(pre), 1, 1, 1, N), self.dtype)
+        return np.zeros_like(state), d, self.dtype.type(growth) * pre
+
+
+def only_lane_one(cell):
+    """Return inputs that are 0 in lane 0 and 1 in lane 1, and a theta that passes them on."""
+    cell.theta[...] = 0
+    cell.theta[:, 0] = 1
+    x = np.zeros((B, V), cell.dtype)
+    x[1, 0] = 1
+    return x
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_a_state_that_overflows(name, dtype):
+    cell = Linear(V, N, dtype=dtype, init="zeros")
+    cell.slope = 0  # the state overflows, the influence does not
+    x = only_lane_one(cell)
+    estimator = LONG[name](cell, B)
+    cell.theta[:, V : V + N] = np.eye(N) * np.sqrt(np.finfo(dtype).max) * 2  # h: 1, 2 sqrt(max), infinite
+    estimator.step(x)
+    h = estimator.step(x)
+    before = estimator.state_dict()
+    with pytest.raises(FloatingPointError, match=r"state.*lane 1.*step 3"):
+        estimator.step(x)
+    assert_same_state(estimator.state_dict(), before)
+    assert np.array_equal(estimator.state, h)
+    estimator.reset()
+    assert np.isfinite(estimator.step(x)).all()
+
+
+@pytest.mark.parametrize("value", [NAN, INF])
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_a_theta_that_is_not_finite(name, cell, value):
+    estimator = LONG[name](CELLS[cell](V, N, rng=0), B)
+    estimator.step([0, 1])
+    good = estimator.cell.theta.copy()
+    estimator.cell.theta[...] = value
+    with pytest.raises(FloatingPointError, match=r"lane 0.*step 2"):
+        estimator.step([0, 1])
+    estimator.cell.theta[...] = good
+    assert np.isfinite(estimator.step([0, 1])).all()
+
+
+@pytest.mark.parametrize("block", [1, 3])
+def test_steps_that_fail_leave_the_gradient(block):
+    # However often a step fails, whatever theta it fails with, the last good step keeps its gradient.
+    cell = okcore.RNN(V, N, dtype=np.float64, rng=0)
+    estimator = okcore.RTRL(cell, block=block, batch_size=B)
+    for _ in range(4):
+        h = estimator.step([0, 1])
+    expected, good = estimator.gradient(h), cell.theta.copy()
+    for attempt in range(block + 1):
+        cell.theta[...] = attempt
+        cell.theta[:, -1] = NAN
+        with pytest.raises(FloatingPointError):
+            estimator.step([0, 1])
+    cell.theta[...] = good
+    assert np.abs(expected).max() > 0
+    np.testing.assert_allclose(estimator.gradient(h), expected, rtol=1e-12)
+
+
+def remembers(make):
+    return bool(make(okcore.RNN(1, 1)).carry.arrays)
+
+
+REMEMBERING = {
+    kind: make
+    for kind, make in (
+        EVERY_ESTIMATOR
+        | {f"{kind}-3": make for kind, make in LONG.items()}
+        | {"ok-exact": maker("ok", rank=20, block=3), "tbptt-5": maker("tbptt", block=5)}
+    ).items()
+    if remembers(make)
+}
+# Those that see no further than their window
+WINDOWS = {
+    kind: make
+    for kind, make in (EVERY_ESTIMATOR | {"tbptt-3": LONG["tbptt"], "tbptt-5": maker("tbptt", block=5)}).items()
+    if not remembers(make)
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", REMEMBERING)
+def test_an_influence_that_overflows(kind, dtype):
+    cell = Exploding(V, N, dtype=dtype, init="zeros")
+    x = only_lane_one(cell)
+    estimator = REMEMBERING[kind](cell, B)
+    with pytest.raises(FloatingPointError, match=r"influence of lane 1\b.*step \d+"):
+        for _ in range(60):
+            estimator.step(x)
+    x[1] = 0  # this input's Jacobian is zero: both lanes go on, and nothing that is not finite is left behind
+    estimator.reset(np.array([False, True]))
+    for _ in range(5):
+        h = estimator.step(x)
+        assert np.isfinite(estimator.gradient(h + 1)).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("read", ["gradient", "flush"])
+@pytest.mark.parametrize("kind", REMEMBERING | WINDOWS)
+def test_a_gradient_that_overflows(kind, read, dtype):
+    cell = Exploding(V, N, dtype=dtype, init="zeros")
+    x = only_lane_one(cell)
+    estimator = (REMEMBERING | WINDOWS)[kind](cell, B)
+    dh = np.ones((B, N), dtype)
+    with pytest.raises(FloatingPointError, match=r"influence of lane 1\b.*step \d+"):
+        for _ in range(60):
+            estimator.step(x)
+            if read == "gradient":
+                assert np.isfinite(estimator.gradient(dh)).all()
+            else:
+                estimator.accumulate(dh)
+                assert np.isfinite(estimator.flush()).all()
+
+
+# ---- users' own cells -------------------------------------------------------------------------------
+
+
+OWN_CELLS = [
+    pytest.param(lambda s, d, c: s, TypeError, "pointwise", id="one array"),
+    pytest.param(lambda s, d, c: (s, d), TypeError, "pointwise", id="two arrays"),
+    pytest.param(lambda s, d, c: (s[:, 0], d, c), ValueError, "state", id="state[:, 0]"),
+    pytest.param(lambda s, d, c: (s, d[:, 0], c), ValueError, "d", id="d[:, 0]"),
+    pytest.param(lambda s, d, c: (s, d, c[:1]), ValueError, "c", id="c[:1]"),
+    pytest.param(lambda s, d, c: (other(s), d, c), TypeError, "state", id="state in the other dtype"),
+    pytest.param(lambda s, d, c: (s, d, other(c)), TypeError, "c", id="c in the other dtype"),
+    pytest.param(lambda s, d, c: (spoil(s, NAN), d, c), FloatingPointError, "lane 1", id="state with a NaN"),
+    pytest.param(lambda s, d, c: (s, spoil(d, NAN), c), FloatingPointError, "lane 1", id="d with a NaN"),
+    pytest.param(lambda s, d, c: (s, d, spoil(c, INF)), FloatingPointError, "lane 1", id="c with an Inf"),
+]
+
+
+@pytest.mark.parametrize("spoiled, error, word", OWN_CELLS)
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_own_cells_that_return_nonsense(name, spoiled, error, word):
+    class Own(Linear):
+        broken = False
+
+        def pointwise(self, pre, state):
+            results = super().pointwise(pre, state)
+            return spoiled(*results) if self.broken else results
+
+    cell = Own(V, N, rng=0)
+    estimator = LONG[name](cell, B)
+    h = estimator.step([0, 1])
+    cell.broken = True
+    with pytest.raises(error, match=rf"\b{word}\b"):
+        estimator.step([0, 1])
+        estimator.gradient(h + 1)  # d and c are used no earlier
+        estimator.step([0, 1])
+        estimator.gradient(h + 1)
