@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from okcore import kron, reference
-from tests.conftest import DTYPES
-from tests.helpers import assert_close
+from tests.conftest import CELLS, DTYPES, EVERY_ESTIMATOR
+from tests.helpers import assert_close, in_reference, make_cell, reference_of, stream
 
 CASES = ["generic", "equal A", "equal u", "zero term", "graded", "unbalanced", "opposite"]
 
@@ -36,13 +36,18 @@ def problem(N, case="generic", dtype="float64", m=6, S=3, P=4, seed=0):
 def theory(u, A, rank):
     """Return (variance, p) of the optimal reduction from the singular values, in float64 and by QR."""
     L, R = u.astype(np.float64).T, A.astype(np.float64).reshape(len(A), -1).T
-    sigma = np.linalg.svd(np.linalg.qr(L)[1] @ np.linalg.qr(R)[1].T, compute_uv=False)
-    sigma = sigma[sigma > 1e-12 * sigma[0]]
+    variance, p, _ = theory_of(np.linalg.svd(np.linalg.qr(L)[1] @ np.linalg.qr(R)[1].T, compute_uv=False), rank)
+    return variance, p
+
+
+def theory_of(sigma, rank, least=1e-12):
+    """Return (variance, p, the share of the singular values that is mixed) of the optimal reduction."""
+    sigma = sigma[sigma > least * sigma[0]]
     if len(sigma) <= rank:
-        return 0.0, np.zeros(0)
+        return 0.0, np.zeros(0), 0.0
     j = next(j for j in range(rank) if (rank - j) * sigma[j] <= sigma[j:].sum() * (1 + 1e-14))
     tail, k = sigma[j:], rank - j
-    return tail.sum() ** 2 / k - (tail**2).sum(), k * tail / tail.sum()
+    return tail.sum() ** 2 / k - (tail**2).sum(), k * tail / tail.sum(), tail.sum() / sigma.sum()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -224,3 +229,54 @@ def test_range_of_float64(scale_u, scale_A):
 def test_range_of_float32():
     u, A = np.full((2, 1), 1e-44, np.float32), np.full((2, 1, 1), 1e37, np.float32)
     assert_close(kron.to_dense(*kron.reduce(u, A, 1)), 2 * kron.to_dense(u, A)[:1] / 2, "float32", factor=10)
+
+
+# ---- what an estimator says about its reductions -----------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("kind", [kind for kind in EVERY_ESTIMATOR if kind.startswith("ok")])
+def test_stats_are_those_of_the_terms_that_were_reduced(kind, name, dtype):
+    # Before the step that closes a block, the dense influence is the very sum that is going to be reduced: its singular
+    # values, as a matrix (S P, m), are those of the terms.
+    cell = make_cell(name, dtype=dtype, gain=1.5)
+    estimator = EVERY_ESTIMATOR[kind](cell, 2)
+    room = {"float32": 1e-4, "float64": 1e-9}[dtype]
+    reductions = 0
+    for t, (x, _, _) in enumerate(stream(cell, 30, 2)):
+        reset = np.array([t == 13, False])
+        closes = t > 0 and t % estimator.block == 0
+        influence = estimator.influence().astype(np.float64)
+        before = estimator.stats
+        estimator.step(x, reset)
+        for lane in range(2):
+            variance, mixed = (estimator.stats[figure][lane] for figure in ("variance", "mixed_fraction"))
+            if not closes:
+                assert (variance, mixed) == (before["variance"][lane], before["mixed_fraction"][lane])
+                continue
+            sigma = np.linalg.svd(influence[lane].reshape(-1, cell.theta.shape[1]), compute_uv=False)
+            expected, _, share = theory_of(sigma, estimator.rank, least=1e-6 if dtype == "float32" else 1e-12)
+            assert variance == pytest.approx(expected, rel=room, abs=room * sigma[0] ** 2)
+            assert mixed == pytest.approx(share, rel=room, abs=room)
+            reductions += expected > 1e-2 * sigma[0] ** 2
+    assert reductions >= 3  # that are worth the name
+
+
+@pytest.mark.parametrize("name", [name for name in CELLS if in_reference(name)])
+@pytest.mark.parametrize("kind", [kind for kind in EVERY_ESTIMATOR if kind.startswith("ok")])
+def test_variance_is_the_references(kind, name):
+    compiled = EVERY_ESTIMATOR[kind](make_cell(name, gain=1.5), 2, rng=5)
+    cell = getattr(reference, name)(3, 5, dtype="float64", rng=1)
+    cell.theta *= 1.5
+    plain = reference_of(compiled, cell, rng=5)
+    largest = 0
+    for x, _, reset in stream(cell, 25, 2, reset_rate=0.1):
+        if reset.all():
+            reset[0] = False  # a reset of all lanes makes the reference's carries anew
+        compiled.step(x, reset)
+        plain.step(x, reset)
+        expected = [carry.variance for carry in plain.carries]
+        largest = max(largest, *expected)
+        np.testing.assert_allclose(compiled.stats["variance"], expected, rtol=1e-8, atol=1e-12)
+    assert largest > 0.1

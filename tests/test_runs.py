@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import time
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ import pytest
 from okcore import estimators
 from okcore.runs import checkpoint
 from okcore.runs import command_line as cli
+from okcore.runs import run as runs
 from tests.conftest import ESTIMATORS
 
 SMALL = "--hidden 6 --batch 3 --rank 2 --block 4 --threads 1 --log-every 5".split()
@@ -177,6 +180,66 @@ def test_same_seed_same_run(tmp_path):
     okcore(*options, "--seed", 1, "--out", tmp_path / "other")
     assert_same_run(tmp_path / "same", tmp_path / "one")
     assert timeless(tmp_path / "other") != timeless(tmp_path / "one")
+
+
+def test_time_goes_on_over_a_resume(tmp_path, monkeypatch):
+    # With a clock that says one second more whenever it is asked, which is once a step.
+    ticks = itertools.count()
+    monkeypatch.setattr(runs, "time", SimpleNamespace(monotonic=lambda: float(next(ticks))))
+    folder = tmp_path / "run"
+    okcore("train", "copy", *SMALL, "--steps", 23, "--out", folder)
+    assert [(line["step"], line["time_s"]) for line in metrics(folder)] == [(t, t) for t in (5, 10, 15, 20, 23)]
+    for _ in range(1000):  # nobody trains meanwhile
+        next(ticks)
+    okcore("resume", folder, "--steps", 42)
+    assert [line["step"] for line in metrics(folder)] == [5, 10, 15, 20, 23, 25, 30, 35, 40, 42]
+    assert all(line["time_s"] == line["step"] for line in metrics(folder))
+    assert checkpoint.read(folder / "checkpoint.npz")["run"]["time"] == 42
+
+
+def test_time_is_that_of_a_clock(tmp_path):
+    start = time.monotonic()
+    okcore("train", "copy", *SMALL, "--steps", 200, "--out", tmp_path)
+    assert 0 < metrics(tmp_path)[-1]["time_s"] <= time.monotonic() - start + 1e-3  # it is rounded to a millisecond
+
+
+# ---- signals -------------------------------------------------------------------------------------
+
+NUMBERS = signal.SIGINT, signal.SIGTERM
+
+
+def handlers():
+    return [signal.getsignal(number) for number in NUMBERS]
+
+
+@pytest.fixture
+def own_handlers():
+    """Put handlers in place that can be told from any others."""
+    before = {number: signal.signal(number, lambda number, frame: None) for number in NUMBERS}
+    yield handlers()
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_signals_are_collected_and_handlers_put_back(own_handlers):
+    stopped = []
+    with runs.stop_signals(stopped):
+        assert not set(handlers()) & set(own_handlers)
+        for number in NUMBERS:
+            signal.raise_signal(number)
+    assert stopped == ["SIGINT", "SIGTERM"]
+    assert handlers() == own_handlers
+    with pytest.raises(ZeroDivisionError), runs.stop_signals(stopped):
+        raise ZeroDivisionError
+    assert handlers() == own_handlers
+
+
+def test_a_run_puts_handlers_back(own_handlers, tmp_path):
+    okcore("train", "copy", *SMALL, "--steps", 10, "--out", tmp_path / "run")
+    assert handlers() == own_handlers
+    diverging = [*SMALL, "--optimizer", "sgd", "--lr", "1e38", "--clip", "0", "--out", tmp_path / "diverges"]
+    okcore("train", "copy", *diverging, status=1)
+    assert handlers() == own_handlers
 
 
 # ---- what is refused -----------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import okcore
 from okcore import tasks
@@ -51,6 +52,27 @@ def test_readout_gradients_against_central_differences(kind):
             array[place] = kept
             in_nats = (above - below) / (2 * step) * math.log(2)
             assert derivative[place] == pytest.approx(in_nats, rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", [okcore.SoftmaxReadout, okcore.LinearReadout])
+def test_readouts_start_as_torchs(kind, dtype):
+    # Within five standard errors of mean and deviation: a false alarm in a million, had the seed not been fixed.  Of M
+    # uniform numbers the largest is within 1 % of the bound, but for a chance of 0.99^M = 1e-66.
+    n, n_out = 100, 150
+    weights = kind(n, n_out, dtype=dtype, rng=0).weights.astype(float)
+    bound, M = 1 / math.sqrt(n), weights.size
+    assert weights.shape == (n_out, n + 1) and len(np.unique(weights)) > 0.9 * M
+    assert 0.99 * bound < np.abs(weights).max() <= bound * (1 + np.finfo(dtype).eps)
+    assert weights.mean() == pytest.approx(0, abs=5 * bound / math.sqrt(3 * M))
+    assert weights.std() == pytest.approx(bound / math.sqrt(3), rel=5 * math.sqrt(0.2 / M))
+    for scale in (0.01, 0.5):
+        normal = kind(n, n_out, dtype=dtype, rng=0, init="normal", scale=scale).weights.astype(float)
+        assert normal.mean() == pytest.approx(0, abs=5 * scale / math.sqrt(M))
+        assert normal.std() == pytest.approx(scale, rel=5 / math.sqrt(2 * M))
+    by_default, said = (kind(n, n_out, rng=0, init="normal", **scale).weights for scale in ({}, {"scale": 0.01}))
+    assert np.array_equal(by_default, said)
+    assert not kind(n, n_out, init="zeros").weights.any()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -270,6 +292,32 @@ def test_fit_calls_back_and_may_stop():
     assert losses.shape == (7,)
     assert heard == list(zip(range(1, 8), losses, strict=True))
     assert trainer.steps == 7
+
+
+def blas_threads():
+    return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+
+
+class Failing(tasks.Copy):
+    def observe(self, loss_bits):
+        raise ZeroDivisionError
+
+
+def test_fit_holds_blas_to_one_thread():
+    class Watching(tasks.Copy):
+        def observe(self, loss_bits):
+            seen.append(blas_threads())
+
+    with threadpool_limits(2, user_api="blas"):
+        before, seen = blas_threads(), []
+        if max(before, default=1) == 1:
+            pytest.skip("BLAS has but one thread")
+        make_trainer().fit(Watching(B, rng=0), 3)
+        assert seen == [[1] * len(before)] * 3
+        assert blas_threads() == before
+        with pytest.raises(ZeroDivisionError):
+            make_trainer().fit(Failing(B, rng=0), 3)
+        assert blas_threads() == before
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
