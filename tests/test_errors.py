@@ -5,6 +5,8 @@ The tables below are data. A case is (call, error, word): `call(c)` must raise `
 """
 
 import re
+import subprocess
+import sys
 from functools import partial
 from types import SimpleNamespace
 
@@ -634,3 +636,23 @@ def test_factors_too_large_to_count_are_refused():
     A = np.broadcast_to(np.float32(1), (2, 2**16, 2**15))
     with pytest.raises(ValueError, match="S P below"):
         okcore.kron.left_multiply(np.ones((1, 2**16), np.float32), A)
+
+
+def test_run_takes_nothing_for_an_array_that_is_none():
+    # In a process of its own: what looks into such an object as if it were an array may well crash.  The memory of this
+    # one, read as an array's, holds a number of axes and an address that is none.
+    program = """
+import numpy as np
+import okcore
+estimator = okcore.RTRL(okcore.RNN(3, 4, rng=0), block=3, batch_size=2)
+for bad in (np.clongdouble(1 + 1j), 1j, "nonsense", [[1.0], [1.0, 2.0]], (), {}, 0):
+    for call in (estimator.step, estimator.run, estimator.gradient, estimator.accumulate):
+        try:
+            call(bad)
+        except (TypeError, ValueError):
+            continue
+        raise AssertionError(f"{call} took {bad!r}")
+assert estimator.run([[0, 1], [2, 0]])[0].shape == (2, 2, 4)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, (done.returncode, done.stderr)
