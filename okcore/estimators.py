@@ -99,12 +99,13 @@ class Estimator(Engine):
     @property
     def state(self):
         """State of every lane, (B, S): a copy. Setting it leaves the influence as it is."""
-        return self._buffers["state"].copy()
+        return self._call(self._buffers["state"].copy)
 
     @state.setter
     def state(self, value):
         shape = (self.batch_size, self.cell.state_size)
-        self._buffers["state"][...] = _validation.as_floats("state", value, shape, self.cell.dtype, finite=True)
+        value = _validation.as_floats("state", value, shape, self.cell.dtype, finite=True)
+        self._call(np.copyto, self._buffers["state"], value)
 
     @property
     def stats(self):
@@ -121,6 +122,9 @@ class Estimator(Engine):
         The open block is included, so ``gradient(dh)`` is the sum over lanes of ``[dh, 0] @ J``. Plain NumPy, for
         study and tests: n times the memory of a step of exact RTRL.
         """
+        return self._call(self._influence)
+
+    def _influence(self):
         J = np.stack([self.tape.extend_influence(lane, self.carry.dense(lane)) for lane in range(self.batch_size)])
         for lane in range(self.batch_size):
             if not np.isfinite(J[lane]).all():
@@ -150,6 +154,9 @@ class Estimator(Engine):
 
     def state_dict(self):
         """Return all that a resume with bit-identical results needs, except theta: copies of arrays, plain scalars."""
+        return self._call(self._state_dict)
+
+    def _state_dict(self):
         return {
             **self._identity(),
             "steps": self.steps,
@@ -167,7 +174,10 @@ class Estimator(Engine):
         ValueError, TypeError
             Naming the entry, what was expected and what came.
         """
-        template = self.state_dict()
+        self._call(self._load_state_dict, state)
+
+    def _load_state_dict(self, state):
+        template = self._state_dict()
         state = _validation.as_dict("state", state)
         for name, expected in self._identity().items():
             got = state.get(name)

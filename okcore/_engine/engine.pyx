@@ -7,6 +7,7 @@ by the carry at the start of the next step. A local carry takes in each step at 
 here knows which cell or which algorithm it runs.
 """
 
+from cpython.exc cimport PyErr_CheckSignals
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from cython.parallel cimport prange, threadid
 from libc.stdlib cimport free, malloc
@@ -31,6 +32,21 @@ from okcore._kernels cimport parts_that_pay, threads_of
 
 cnp.import_array()
 
+cdef double BURST_SECONDS = 0.05   # of steps that `run` takes between two looks at the signals that came
+
+
+cdef extern from *:
+    """
+    #include <time.h>
+    static double okcore_seconds(void)
+    {
+        struct timespec now;
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        return (double) now.tv_sec + 1e-9 * (double) now.tv_nsec;
+    }
+    """
+    double seconds "okcore_seconds"() noexcept nogil
+
 
 cdef class Engine(Buffers):
     """Steps, credits, blocks and resets for any cell and any carry; `okcore.Estimator` is its public face."""
@@ -45,6 +61,7 @@ cdef class Engine(Buffers):
     cdef void *state                     # (B, S)
     cdef void *pending                   # (P, m) gradient of credits whose block has closed
     cdef bint has_pending                # False: pending is zero
+    cdef bint in_use                     # a thread is inside a call
     cdef int *infos                      # (B,) what each lane's absorb returned
     cdef bitgen_t **bit_generators       # (B,)
 
@@ -79,10 +96,27 @@ cdef class Engine(Buffers):
     def __dealloc__(self):
         free(self.bit_generators)
 
-    cdef int check_made(self) except -1:
+    cdef int enter(self) except -1:
+        # An engine is one stream. The interpreter's lock is held here, so no second thread comes between test and set.
         if self.tape is None:
             raise RuntimeError(f"{type(self).__name__}.__init__ must call super().__init__")
+        if self.in_use:
+            raise RuntimeError(
+                f"{type(self).__name__} is in use: another thread is inside one of its calls (an estimator is one stream; "
+                "give each thread its own)")
+        self.in_use = True
         return 0
+
+    cdef void leave(self) noexcept:
+        self.in_use = False
+
+    def _call(self, function, *arguments):
+        """Return function(*arguments), while nobody else may enter."""
+        self.enter()
+        try:
+            return function(*arguments)
+        finally:
+            self.leave()
 
     # ---- what users call -----------------------------------------------------------------------------------------
 
@@ -112,20 +146,23 @@ cdef class Engine(Buffers):
         """
         cdef cnp.ndarray inputs, hidden
         cdef Input step = Input(x=NULL, symbols=NULL, reset=NULL, in_run=False, same_theta=False)
-        self.check_made()
-        inputs = as_inputs("x", x, self.cell, self.batch_size, False)
-        if holds_symbols(inputs):
-            step.symbols = <const long long *> cnp.PyArray_DATA(inputs)
-        else:
-            step.x = cnp.PyArray_DATA(inputs)
-        if reset is not None:
-            reset = as_lanes("reset", reset, self.batch_size)
-            step.reset = <unsigned char *> cnp.PyArray_DATA(<cnp.ndarray> reset)
-        hidden = as_output(out, self.cell, self.batch_size, self.sizes.n)
-        with nogil:
-            self.take_step(&step)
-            self.copy_hidden(cnp.PyArray_DATA(hidden))
-        return hidden
+        self.enter()
+        try:
+            inputs = as_inputs("x", x, self.cell, self.batch_size, False)
+            if holds_symbols(inputs):
+                step.symbols = <const long long *> cnp.PyArray_DATA(inputs)
+            else:
+                step.x = cnp.PyArray_DATA(inputs)
+            if reset is not None:
+                reset = as_lanes("reset", reset, self.batch_size)
+                step.reset = <unsigned char *> cnp.PyArray_DATA(<cnp.ndarray> reset)
+            hidden = as_output(out, self.cell, self.batch_size, self.sizes.n)
+            with nogil:
+                self.take_step(&step)
+                self.copy_hidden(cnp.PyArray_DATA(hidden))
+            return hidden
+        finally:
+            self.leave()
 
     def gradient(self, dh, out=None):
         """Return the gradient of this step's loss with respect to theta, summed over lanes.
@@ -149,12 +186,15 @@ cdef class Engine(Buffers):
         the carry is contracted once.
         """
         cdef cnp.ndarray credit, gradient
-        self.check_made()
-        credit = as_credits("dh", dh, self.cell, -1, self.batch_size)
-        gradient = as_output(out, self.cell, self.sizes.P, self.sizes.m)
-        with nogil:
-            self.sweep(cnp.PyArray_DATA(credit), cnp.PyArray_DATA(gradient), False)
-        return gradient
+        self.enter()
+        try:
+            credit = as_credits("dh", dh, self.cell, -1, self.batch_size)
+            gradient = as_output(out, self.cell, self.sizes.P, self.sizes.m)
+            with nogil:
+                self.sweep(cnp.PyArray_DATA(credit), cnp.PyArray_DATA(gradient), False)
+            return gradient
+        finally:
+            self.leave()
 
     def accumulate(self, dh):
         """Add a credit of this step; calls add up until `flush`.
@@ -165,10 +205,13 @@ cdef class Engine(Buffers):
             dloss/dh of this step.
         """
         cdef cnp.ndarray credit
-        self.check_made()
-        credit = as_credits("dh", dh, self.cell, -1, self.batch_size)
-        with nogil:
-            self.accumulate_credit(cnp.PyArray_DATA(credit))
+        self.enter()
+        try:
+            credit = as_credits("dh", dh, self.cell, -1, self.batch_size)
+            with nogil:
+                self.accumulate_credit(cnp.PyArray_DATA(credit))
+        finally:
+            self.leave()
 
     def flush(self, out=None):
         """Return the gradient summed over all credits since the last flush, and forget them.
@@ -194,11 +237,14 @@ cdef class Engine(Buffers):
         of the carry, where as many calls of `gradient` cost K times that.
         """
         cdef cnp.ndarray gradient
-        self.check_made()
-        gradient = as_output(out, self.cell, self.sizes.P, self.sizes.m)
-        with nogil:
-            self.flush_into(cnp.PyArray_DATA(gradient))
-        return gradient
+        self.enter()
+        try:
+            gradient = as_output(out, self.cell, self.sizes.P, self.sizes.m)
+            with nogil:
+                self.flush_into(cnp.PyArray_DATA(gradient))
+            return gradient
+        finally:
+            self.leave()
 
     def run(self, xs, dhs=None, resets=None):
         """Take T steps with theta fixed: `step` and `accumulate` T times, then `flush`.
@@ -215,52 +261,70 @@ cdef class Engine(Buffers):
         hs : (T, B, n_hidden) array
         gradient : (P, m) array
             Summed over steps and lanes, with the credits that were waiting before.
+
+        Notes
+        -----
+        Ctrl-C is noticed within a fraction of a second, or after the step that is being taken. `steps` then says how
+        many were taken, and their credits wait for `flush`.
         """
         cdef cnp.ndarray inputs, credits, hidden, gradient
         cdef Input step = Input(x=NULL, symbols=NULL, reset=NULL, in_run=True, same_theta=False)
-        cdef Py_ssize_t T, t, lanes = self.batch_size
+        cdef Py_ssize_t T, t = 0, burst = 1, lanes = self.batch_size, _
+        cdef double start
         cdef Py_ssize_t row = lanes * self.sizes.n * self.cell.item   # bytes of one step's hidden states
         cdef char *h
         cdef char *dh = NULL
-        self.check_made()
-        inputs = as_inputs("xs", xs, self.cell, self.batch_size, True)
-        T = cnp.PyArray_DIM(inputs, 0)
-        if holds_symbols(inputs):
-            step.symbols = <const long long *> cnp.PyArray_DATA(inputs)
-        else:
-            step.x = cnp.PyArray_DATA(inputs)
-        if dhs is not None:
-            credits = as_credits("dhs", dhs, self.cell, T, self.batch_size)
-            dh = <char *> cnp.PyArray_DATA(credits)
-        if resets is not None:
-            resets = _validation.as_mask("resets", resets, (T, self.batch_size))
-            step.reset = <unsigned char *> cnp.PyArray_DATA(<cnp.ndarray> resets)
-        hidden = np.empty((T, self.batch_size, self.sizes.n), self.cell.dtype)
-        gradient = as_output(None, self.cell, self.sizes.P, self.sizes.m)
-        h = <char *> cnp.PyArray_DATA(hidden)
-        with nogil:
-            for t in range(T):
-                self.take_step(&step)
-                self.copy_hidden(h + t * row)
-                if dh != NULL:
-                    self.accumulate_credit(dh + t * row)
-                step.same_theta = True
-                if step.symbols != NULL:
-                    step.symbols += lanes
-                else:
-                    step.x = <const char *> step.x + lanes * self.sizes.v * self.cell.item
-                if step.reset != NULL:
-                    step.reset += lanes
-            self.flush_into(cnp.PyArray_DATA(gradient))
-        return hidden, gradient
+        self.enter()
+        try:
+            inputs = as_inputs("xs", xs, self.cell, self.batch_size, True)
+            T = cnp.PyArray_DIM(inputs, 0)
+            if holds_symbols(inputs):
+                step.symbols = <const long long *> cnp.PyArray_DATA(inputs)
+            else:
+                step.x = cnp.PyArray_DATA(inputs)
+            if dhs is not None:
+                credits = as_credits("dhs", dhs, self.cell, T, self.batch_size)
+                dh = <char *> cnp.PyArray_DATA(credits)
+            if resets is not None:
+                resets = _validation.as_mask("resets", resets, (T, self.batch_size))
+                step.reset = <unsigned char *> cnp.PyArray_DATA(<cnp.ndarray> resets)
+            hidden = np.empty((T, self.batch_size, self.sizes.n), self.cell.dtype)
+            gradient = as_output(None, self.cell, self.sizes.P, self.sizes.m)
+            h = <char *> cnp.PyArray_DATA(hidden)
+            with nogil:
+                while t < T:
+                    burst, start = min(burst, T - t), seconds()
+                    for _ in range(burst):
+                        self.take_step(&step)
+                        self.copy_hidden(h + t * row)
+                        if dh != NULL:
+                            self.accumulate_credit(dh + t * row)
+                        t += 1
+                        step.same_theta = True
+                        if step.symbols != NULL:
+                            step.symbols += lanes
+                        else:
+                            step.x = <const char *> step.x + lanes * self.sizes.v * self.cell.item
+                        if step.reset != NULL:
+                            step.reset += lanes
+                    with gil:
+                        PyErr_CheckSignals()
+                    burst = 2 * burst if seconds() - start < BURST_SECONDS else max(1, burst // 2)
+                self.flush_into(cnp.PyArray_DATA(gradient))
+            return hidden, gradient
+        finally:
+            self.leave()
 
     def reset(self, mask=None):
         """Zero the state and the influence of the lanes in `mask` (all if None); credits given before stay."""
-        self.check_made()
-        if mask is None:
-            mask = np.ones(self.batch_size, bool)
-        mask = as_lanes("mask", mask, self.batch_size)
-        self.reset_lanes(<unsigned char *> cnp.PyArray_DATA(<cnp.ndarray> mask))
+        self.enter()
+        try:
+            if mask is None:
+                mask = np.ones(self.batch_size, bool)
+            mask = as_lanes("mask", mask, self.batch_size)
+            self.reset_lanes(<unsigned char *> cnp.PyArray_DATA(<cnp.ndarray> mask))
+        finally:
+            self.leave()
 
     # ---- a step --------------------------------------------------------------------------------------------------
 
