@@ -8,6 +8,7 @@ is `d` (k, G, n) for D (S, P), or `c` (k, k, n) for C (S, S). All matrices are r
 from cython cimport floating
 
 cdef extern from "simd.h" nogil:
+    enum: GRAM_KC "OKCORE_GRAM_KC"
     enum: GRAM_LD "OKCORE_GRAM_LD"
     enum: MR_TAIL "OKCORE_MR_TAIL"
     enum: GEMV_NC "OKCORE_GEMV_NC"
@@ -107,11 +108,11 @@ cdef bint all_finite(Py_ssize_t size, const floating *x) noexcept nogil
 ctypedef bint (*finite_function)(Py_ssize_t size, const void *x) noexcept nogil
 cdef finite_function finite_function_for(bint single) noexcept nogil
 
-# u' (rank, m) = mix_u^T u and A' (rank, size) = mix_A^T A for u (N, m), A (N, size) and mix_u, mix_A (N, r);
-# casts (2 N r of the dtype) is scratch.
+# X_new (rank, columns) = mix^T X for X (N, columns), mix (N, r). casts (N r of the dtype) and packed ((N + r) GRAM_LD
+# doubles) are scratch. `precise`: in double, for coefficients so large that the terms cancel.
 cdef void mix_terms(
-    int N, int r, int rank, int m, Py_ssize_t size, const double *mix_u, const double *mix_A, floating *casts,
-    const floating *u, const floating *A, floating *u_new, floating *A_new, int threads,
+    int N, int r, int rank, Py_ssize_t columns, const double *mix, bint precise, floating *casts, double *packed,
+    const floating *X, floating *X_new, int threads,
 ) noexcept nogil
 
 # rows_i (P,) = v (S,) A_i (S, P) for N factors, each read once

@@ -340,20 +340,31 @@ cdef finite_function finite_function_for(bint single) noexcept nogil:
 
 
 cdef void mix_terms(
-    int N, int r, int rank, int m, Py_ssize_t size, const double *mix_u, const double *mix_A, floating *casts,
-    const floating *u, const floating *A, floating *u_new, floating *A_new, int threads,
+    int N, int r, int rank, Py_ssize_t columns, const double *mix, bint precise, floating *casts, double *packed,
+    const floating *X, floating *X_new, int threads,
 ) noexcept nogil:
-    # (rank, N)(N, S P): 2 rank N S P flops, one pass over the factors
+    # (rank, N)(N, columns): 2 rank N columns flops, one pass over the terms
     cdef int i
-    cdef floating *cast_u = casts
-    cdef floating *cast_A = casts + N * r
+    cdef Py_ssize_t start = 0, width, col
+    cdef double *mixed = packed + N * GRAM_LD
     if rank == 0:
         return
-    for i in range(N * r):
-        cast_u[i] = <floating> mix_u[i]
-        cast_A[i] = <floating> mix_A[i]
-    gemm[floating](True, False, rank, m, N, 1, cast_u, r, u, m, 0, u_new, m)
-    gemm_by_columns[floating](True, rank, <int> size, N, 1, cast_A, r, A, <int> size, 0, A_new, <int> size, threads)
+    if not precise or floating is double:
+        for i in range(N * r):
+            casts[i] = <floating> mix[i]
+        gemm_by_columns[floating](True, rank, <int> columns, N, 1, casts, r, X, <int> columns, 0, X_new, <int> columns,
+                                  threads)
+        return
+    while start < columns:
+        width = min(<Py_ssize_t> GRAM_KC, columns - start)
+        for i in range(N):
+            for col in range(width):
+                packed[i * GRAM_LD + col] = X[i * columns + start + col]
+        gemm[double](True, False, rank, <int> width, N, 1, mix, r, packed, GRAM_LD, 0, mixed, GRAM_LD)
+        for i in range(rank):
+            for col in range(width):
+                X_new[i * columns + start + col] = <floating> mixed[i * GRAM_LD + col]
+        start += width
 
 
 cdef void contract_factors(int N, int S, int P, const floating *v, const floating *A, floating *rows) noexcept nogil:

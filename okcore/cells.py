@@ -1,5 +1,7 @@
 """The recurrent cells: RNN, RHN, LSTM and GRU, and the base class for a cell of your own."""
 
+import copyreg
+
 import numpy as np
 
 from okcore import _validation
@@ -59,12 +61,37 @@ class Cell(CellKernel):
     def __init__(self, n_in, n_hidden, dtype=np.float32, rng=None, init="uniform", scale=0.01):
         n_in = _validation.as_int("n_in", n_in, 1)
         n_hidden = _validation.as_int("n_hidden", n_hidden, 1)
-        dtype = _validation.as_dtype("dtype", dtype)
-        rows, widest = self.n_gates * n_hidden, max(n_in + n_hidden + self.n_terms, self.n_state_blocks * n_hidden)
+        self._allocate(n_in, n_hidden, _validation.as_dtype("dtype", dtype))
+        self._theta[...] = initial_values(self._theta.shape, n_hidden, init, scale, rng)
+
+    def _allocate(self, n_in, n_hidden, dtype):
+        """Make theta, zero, and bind the step."""
+        sizes = {
+            "n_gates": _validation.as_int("n_gates", self.n_gates, 1),
+            "n_state_blocks": _validation.as_int("n_state_blocks", self.n_state_blocks, 1),
+            "n_terms": _validation.as_int("n_terms", self.n_terms, 1, 2),
+        }
+        rows, widest = sizes["n_gates"] * n_hidden, max(
+            n_in + n_hidden + sizes["n_terms"], sizes["n_state_blocks"] * n_hidden
+        )
         if rows * widest >= 2**31:  # BLAS counts the columns of a lane's factors in C ints
             raise ValueError(f"n_hidden and n_in must keep P m and S P below 2^31, got P = {rows}, {widest} columns")
-        super().__init__(n_in, n_hidden, dtype, self.n_gates, self.n_state_blocks, self.n_terms, self._kernel)
-        self._theta[...] = initial_values(self._theta.shape, n_hidden, init, scale, rng)
+        compiled = next(cls for cls in type(self).__mro__ if "_kernel" in vars(cls) or cls is Cell)
+        kernel = self._kernel if type(self).pointwise is compiled.pointwise else None  # a subclass's own step counts
+        if kernel is not None:
+            for name, size in sizes.items():
+                if size != getattr(compiled, name):
+                    raise ValueError(f"{name} must be {getattr(compiled, name)}, as in {compiled.__name__}, got {size}")
+        super().__init__(n_in, n_hidden, dtype, *sizes.values(), kernel)
+
+    def __reduce__(self):
+        state = {"sizes": (self.n_in, self.n_hidden, self.dtype), "theta": self.theta, "attributes": self.__dict__}
+        return copyreg.__newobj__, (type(self),), state
+
+    def __setstate__(self, state):
+        self.__dict__.update(state["attributes"])
+        self._allocate(*state["sizes"])
+        self._theta[...] = state["theta"]
 
     @property
     def theta(self):

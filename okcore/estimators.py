@@ -1,5 +1,7 @@
 """The estimators: each algorithm is a carry behind the one engine."""
 
+import copy
+import copyreg
 import inspect
 
 import numpy as np
@@ -138,9 +140,16 @@ class Estimator(Engine):
 
     def clone(self):
         """Return an estimator that shares the cell and is a copy of all else, random streams included."""
-        twin = type(self)(self.cell, **self._config())
-        twin.load_state_dict(self.state_dict())
-        return twin
+        return copy.deepcopy(self, {id(self.cell): self.cell})
+
+    def __reduce__(self):
+        state = {"cell": self.cell, "config": self._config(), "state": self.state_dict(), "attributes": self.__dict__}
+        return copyreg.__newobj__, (type(self),), state
+
+    def __setstate__(self, state):
+        self.__init__(state["cell"], **state["config"])
+        self.load_state_dict(state["state"])
+        self.__dict__.update(state["attributes"])
 
     def _identity(self):
         """Return what a state must agree on to be loaded."""

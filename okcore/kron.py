@@ -190,6 +190,8 @@ def reduce(u, A, rank, rng=None, mixing="signs", signs=None, start=None):
     u, A = np.ldexp(u, shift[:, None]), np.ldexp(A, -shift[:, None, None])
     u_new, A_new = np.zeros((rank, u.shape[1]), u.dtype), np.zeros((rank, *A.shape[1:]), A.dtype)
     info, _, _ = reduction.reduce(u, A, signs, start, u_new, A_new)
+    if info == 2:
+        raise np.linalg.LinAlgError("reduce: LAPACK's SVD did not converge, gesdd and gesvd both")
     if info:
         raise FloatingPointError("reduce: the terms' inner products are not finite in float64")
     return _finite("reduce", u_new), _finite("reduce", A_new)

@@ -87,7 +87,7 @@ def check_estimator(make, expect=None):
 
 def _run(name, checks, subject):
     for check in checks:
-        what = check.__doc__.partition("\n")[0].rstrip(".")
+        what = (check.__doc__ or check.__name__).partition("\n")[0].rstrip(".")  # python -OO has no docstrings
         try:
             check(subject)
         except AssertionError as error:

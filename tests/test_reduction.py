@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import okcore
 from okcore import kron, reference
 from tests.conftest import CELLS, DTYPES, EVERY_ESTIMATOR
 from tests.helpers import assert_close, in_reference, make_cell, reference_of, stream
@@ -280,3 +281,46 @@ def test_variance_is_the_references(kind, name):
         largest = max(largest, *expected)
         np.testing.assert_allclose(compiled.stats["variance"], expected, rtol=1e-8, atol=1e-12)
     assert largest > 0.1
+
+
+@pytest.mark.parametrize("which", ["u", "A", "both"])
+@pytest.mark.parametrize("distance", [1e-7, 3e-7, 5e-7, 1e-6, 1e-5, 1e-4])
+@pytest.mark.parametrize("N, rank", [(3, 2), (4, 1), (5, 3)])
+def test_nearly_parallel_terms_in_float32(N, rank, distance, which):
+    # Coefficients of some 1 / distance let the terms cancel: that is done in double.
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        u, A = problem(N, seed=seed)
+        if which != "A":
+            u[1] = u[0] + distance * np.linalg.norm(u[0]) * rng.normal(size=6) / np.sqrt(6)
+        if which != "u":
+            A[1] = A[0] + distance * np.linalg.norm(A[0]) * rng.normal(size=(3, 4)) / np.sqrt(12)
+        u, A = u.astype(np.float32), A.astype(np.float32)
+        wide_u, wide_A = u.astype(np.float64), A.astype(np.float64)
+        draws = [
+            kron.to_dense(*(x.astype(np.float64) for x in kron.reduce(u, A, rank, signs=np.array(signs))))
+            for signs in itertools.product((-1, 1), repeat=N)
+        ]
+        size = np.linalg.norm(wide_u, axis=1) @ np.linalg.norm(wide_A, axis=(1, 2))
+        assert np.abs(np.mean(draws, axis=0) - kron.to_dense(wide_u, wide_A)).max() < 1e-6 * size
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rank", [1, 2, 3, 7])
+def test_weights_of_any_spread_keep_the_variance_finite(rank, dtype):
+    rng = np.random.default_rng(0)
+    for span in (10, 13, 14, 15, 16):
+        u, A = problem(8, m=9, S=4, P=5)
+        u = np.linalg.qr(rng.normal(size=(9, 8)))[0].T * np.logspace(0, -span, 8)[:, None]
+        A = np.linalg.qr(rng.normal(size=(20, 8)))[0].T.reshape(8, 4, 5)
+        u, A = u.astype(dtype), A.astype(dtype)
+        for options in ({"signs": np.ones(8)}, {"mixing": "sampling", "start": 0.5}):
+            reduced = kron.reduce(u, A, rank, **options)
+            error = kron.to_dense(*reduced).astype(float) - kron.to_dense(u, A)
+            assert np.isfinite(error).all() and np.abs(error).max() <= 10
+    cell = okcore.RNN(9, 3, dtype=dtype, rng=0)
+    estimator = okcore.OK(cell, 2, 1, rng=0)
+    for t in range(40):  # inputs whose size falls by 1e-14
+        estimator.step(np.full((1, 9), 10.0 ** (-14 * (t % 4) / 3), dtype))
+        assert np.isfinite(estimator.stats["variance"]).all()
+    estimator.clone()

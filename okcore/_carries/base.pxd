@@ -81,5 +81,6 @@ cdef class Carry(Buffers):
     cdef bint is_compiled(self) noexcept nogil
     cdef int start(
         self, Buffers tape, tuple generators, int n_terms, int n_threads, int lane_threads) except -1
+    cdef int keep_array(self, name, array) except -1
     cdef int zero_lane(self, int lane) except -1 nogil
     cdef int raise_failure(self) except -1

@@ -2,9 +2,12 @@ from libc.string cimport memset
 
 cimport numpy as cnp
 
+import copyreg
+
 import numpy as np
 
 from okcore import _validation
+from okcore._engine.buffers import aligned_zeros
 
 from okcore._engine.buffers cimport Buffers, address
 from okcore._engine.cell_kernel cimport CellKernel
@@ -65,13 +68,10 @@ cdef class Carry(Buffers):
         dtype : optional
             The cell's unless given.
         """
-        cdef int index = self.n_kept
-        if index == MOST_ARRAYS:
-            raise ValueError(f"a carry keeps at most {MOST_ARRAYS} arrays")
-        array = self.keep_zeros(name, (self.batch_size, *shape), dtype)
-        self.kept_data[index] = <char *> address(array)
-        self.kept_size[index] = array.nbytes // self.batch_size
-        self.n_kept += 1
+        if self.tape is not None:
+            raise RuntimeError("keep must be called in the constructor: the carry is in use")
+        array = aligned_zeros((self.batch_size, *shape), self.dtype if dtype is None else dtype)
+        self.keep_array(name, array)
         return array
 
     def absorb(self, lane, Phi, u, A):
@@ -139,7 +139,32 @@ cdef class Carry(Buffers):
     def check_arrays(self, arrays):
         """Raise ValueError if `arrays`, of the right shapes and finite, are still no state of this carry."""
 
+    def __reduce__(self):
+        if self.is_compiled():
+            raise TypeError(f"a {type(self).__name__} cannot be pickled by itself: pickle its estimator")
+        state = {"made for": (self.cell, self.batch_size), "kept": self.kept, "attributes": self.__dict__}
+        return copyreg.__newobj__, (type(self),), state
+
+    def __setstate__(self, state):
+        # The very arrays that were kept, so that attributes which name them still do
+        Carry.__init__(self, *state["made for"])
+        for name, array in state["kept"].items():
+            self.keep_array(name, array)
+        self.__dict__.update(state["attributes"])
+
     # ---- for the engine --------------------------------------------------------------------------------------------
+
+    cdef int keep_array(self, name, array) except -1:
+        cdef int index = self.n_kept
+        if index == MOST_ARRAYS:
+            raise ValueError(f"a carry keeps at most {MOST_ARRAYS} arrays")
+        if name in self.kept:
+            raise ValueError(f"name must be a new one, got {name!r}, which the carry keeps already")
+        self.kept[name] = array
+        self.kept_data[index] = <char *> address(array)
+        self.kept_size[index] = array.nbytes // self.batch_size
+        self.n_kept += 1
+        return 0
 
     cdef int start(
         self, Buffers tape, tuple generators, int n_terms, int n_threads, int lane_threads,

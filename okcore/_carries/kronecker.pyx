@@ -11,7 +11,7 @@ from okcore._carries.base cimport Carry, absorb_function, contract_function
 from okcore._carries.reduction cimport Outcome, reduce_terms, scratch_bytes, scratch_doubles
 from okcore._engine.buffers cimport address
 from okcore._engine.cell_kernel cimport CellKernel
-from okcore._engine.messages cimport FINE, NOT_FINITE, Block
+from okcore._engine.messages cimport FINE, NO_CONVERGENCE, NOT_FINITE, Block
 from okcore._kernels cimport (
     GRAM_LD,
     contract_factors,
@@ -27,6 +27,7 @@ from okcore._kernels cimport (
 cdef enum:
     FAILED = -1             # something is not finite
     KEEP_ALL = -2           # all terms fit: nothing is mixed
+    NO_SVD = -3             # it did not converge
     THREADS_PAY = 524288    # floats read by a contraction from which on waking threads is worth it
 
 
@@ -34,7 +35,9 @@ cdef enum:
 cdef struct Scratch:
     double *mix_u           # (N, rank) mixing coefficients: u'_l = sum_i mix_u[i, l] u_i
     double *mix_A           # (N, rank) and A'_l = sum_i mix_A[i, l] A_i
-    void *casts             # 2 (N, rank) both, in the cell's dtype
+    void *casts             # (N, rank) either of them, in the cell's dtype
+    bint precise_u, precise_A   # are their coefficients so large that terms cancel?
+    double *packed          # (N + rank) GRAM_LD
     double *doubles
     void *bytes
 
@@ -42,7 +45,7 @@ cdef struct Scratch:
 cdef class KroneckerCarry(Carry)
 
 # Fill in the coefficients that mix N = n_old + block.n_terms terms u (N, m), A (N, S, P); the old ones come first.
-# Returns the number of terms that come out, KEEP_ALL or FAILED.
+# Returns the number of terms that come out, KEEP_ALL, FAILED or NO_SVD.
 ctypedef int (*mixing_function)(
     KroneckerCarry carry, const Block *block, int n_old, const void *u, const void *A, Scratch *scratch) noexcept nogil
 
@@ -86,8 +89,8 @@ cdef class KroneckerCarry(Carry):
     cdef int prepare(self, int n_terms, int n_threads) except -1:
         cdef int N = self.rank + n_terms
         self.most_terms = N
-        # two mixing matrices and their casts, two Gram matrices, the Gram kernel's own, signs, the core's own
-        self.doubles_size = 2 * N * N + 4 * N * self.rank + N * GRAM_LD + N + scratch_doubles(N)
+        # two mixing matrices and a cast, columns in double, two Gram matrices, signs, the core's own
+        self.doubles_size = 3 * N * self.rank + (N + self.rank) * GRAM_LD + 2 * N * N + N + scratch_doubles(N)
         self.bytes_size = scratch_bytes(N) + 64
         self.doubles = <double *> self.reserve((n_threads, self.doubles_size), np.float64)
         self.bytes = <char *> self.reserve((n_threads, self.bytes_size), np.uint8)
@@ -99,7 +102,9 @@ cdef class KroneckerCarry(Carry):
         scratch.mix_u = self.doubles + thread * self.doubles_size
         scratch.mix_A = scratch.mix_u + coefficients
         scratch.casts = scratch.mix_A + coefficients
-        scratch.doubles = scratch.mix_A + 3 * coefficients
+        scratch.precise_u = scratch.precise_A = False
+        scratch.packed = scratch.mix_A + 2 * coefficients
+        scratch.doubles = scratch.packed + (self.most_terms + self.rank) * GRAM_LD
         scratch.bytes = self.bytes + thread * self.bytes_size
         return scratch
 
@@ -113,15 +118,20 @@ cdef int absorb_into_sum(
     KroneckerCarry carry, const Block *block, const floating *Phi, const floating *new_u, const floating *new_A,
 ) noexcept nogil:
     cdef int S = carry.sizes.S, P = carry.sizes.P, m = carry.sizes.m, r = carry.rank, lane = block.lane
-    cdef int i, N, rank, threads, n_old = carry.active[lane] if block.alive else 0
-    cdef Py_ssize_t size = <Py_ssize_t> S * P, first = <Py_ssize_t> block.thread * carry.room_rows + r - n_old
+    cdef int i, N, rank, threads, n_old = 0
+    cdef Py_ssize_t size = <Py_ssize_t> S * P, first
     cdef floating *lane_u = <floating *> carry.u + <Py_ssize_t> lane * r * m
     cdef floating *lane_A = <floating *> carry.A + lane * r * size
     cdef Scratch scratch = carry.scratch_of(block.thread)
     # The old terms, moved through the block, go into the rows in front of the new ones: A_i <- Phi A_i, 2 S^2 P flops
     # each. Gram matrices and mixing then see one matrix of N rows.
-    cdef floating *u = <floating *> carry.u_room + first * m
-    cdef floating *A = <floating *> carry.A_room + first * size
+    cdef floating *u
+    cdef floating *A
+    if block.alive:
+        n_old = max(0, min(carry.active[lane], r))  # whatever a user has written into `arrays`
+    first = <Py_ssize_t> block.thread * carry.room_rows + r - n_old
+    u = <floating *> carry.u_room + first * m
+    A = <floating *> carry.A_room + first * size
     memcpy(u, lane_u, n_old * m * sizeof(floating))
     threads = parts_that_pay(n_old, 1, n_old * S * size, threads_of(carry.lane_threads))
     if threads == 1:
@@ -135,13 +145,17 @@ cdef int absorb_into_sum(
     rank = carry.mixing(carry, block, n_old, u, A, &scratch)
     if rank == FAILED:
         return NOT_FINITE
+    if rank == NO_SVD:
+        return NO_CONVERGENCE
     if rank == KEEP_ALL:
         rank = N
         memcpy(lane_u, u, N * m * sizeof(floating))
         memcpy(lane_A, A, N * size * sizeof(floating))
     else:
-        mix_terms[floating](N, r, rank, m, size, scratch.mix_u, scratch.mix_A, <floating *> scratch.casts, u, A,
-                            lane_u, lane_A, threads_of(carry.lane_threads))
+        mix_terms[floating](N, r, rank, m, scratch.mix_u, scratch.precise_u, <floating *> scratch.casts,
+                            scratch.packed, u, lane_u, 1)
+        mix_terms[floating](N, r, rank, size, scratch.mix_A, scratch.precise_A, <floating *> scratch.casts,
+                            scratch.packed, A, lane_A, threads_of(carry.lane_threads))
     memset(lane_u + rank * m, 0, (r - rank) * m * sizeof(floating))
     memset(lane_A + rank * size, 0, (r - rank) * size * sizeof(floating))
     carry.active[lane] = rank
@@ -209,15 +223,14 @@ cdef int optimal_mixing(
     Scratch *scratch,
 ) noexcept nogil:
     cdef Outcome outcome
-    cdef int N = n_old + block.n_terms, lane = block.lane, i
+    cdef int N = n_old + block.n_terms, lane = block.lane, i, info
     cdef double *gram_u = scratch.doubles
     cdef double *gram_A = gram_u + N * N
-    cdef double *packed = gram_A + N * N
-    cdef double *signs = packed + N * GRAM_LD
+    cdef double *signs = gram_A + N * N
     if N == 0:
         return KEEP_ALL
-    gram_matrix[floating](N, carry.sizes.m, u, packed, gram_u)
-    gram_matrix[floating](N, <Py_ssize_t> carry.sizes.S * carry.sizes.P, A, packed, gram_A)
+    gram_matrix[floating](N, carry.sizes.m, u, scratch.packed, gram_u)
+    gram_matrix[floating](N, <Py_ssize_t> carry.sizes.S * carry.sizes.P, A, scratch.packed, gram_A)
     if N <= carry.rank:
         for i in range(N):
             if not (isfinite(gram_u[i * N + i]) and isfinite(gram_A[i * N + i])):
@@ -227,9 +240,11 @@ cdef int optimal_mixing(
     if carry.by_signs:
         for i in range(N):
             signs[i] = -1 if block.draws[i] < 0.5 else 1
-    if reduce_terms(N, carry.rank, gram_u, gram_A, signs if carry.by_signs else NULL, block.draws[0], signs + N,
-                    scratch.bytes, scratch.mix_u, scratch.mix_A, &outcome) != 0:
-        return FAILED
+    info = reduce_terms(N, carry.rank, gram_u, gram_A, signs if carry.by_signs else NULL, block.draws[0], signs + N,
+                        scratch.bytes, scratch.mix_u, scratch.mix_A, &outcome)
+    if info != 0:
+        return NO_SVD if info == 2 else FAILED
+    scratch.precise_u, scratch.precise_A = outcome.precise_u, outcome.precise_A
     carry.variance[lane] = outcome.variance
     carry.mixed_fraction[lane] = outcome.mixed_fraction
     return outcome.rank

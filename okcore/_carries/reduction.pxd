@@ -5,6 +5,8 @@ cdef struct Outcome:
     int rank              # terms that came out, at most r
     double variance       # s1^2 / k - s2 of this reduction
     double mixed_fraction  # share of the singular values' sum that was mixed
+    bint precise_u         # are the coefficients of the u_i so large that terms cancel? Then float32 is not enough
+    bint precise_A
 
 # Doubles and bytes of scratch for up to N terms
 cdef Py_ssize_t scratch_doubles(int N) noexcept nogil

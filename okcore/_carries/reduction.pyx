@@ -20,6 +20,7 @@ from okcore._blas cimport cholesky_upper, solve_upper, svd, svd_lwork
 from okcore._kernels cimport GRAM_LD, gemm, gram_matrix, mix_terms
 
 cdef double EPS = 2.220446049250313e-16
+cdef double LARGE = 1024   # coefficients of terms that are parallel to about 1e-3
 
 
 cdef Py_ssize_t scratch_doubles(int N) noexcept nogil:
@@ -104,17 +105,27 @@ cdef void orthonormal_with_row_norms(int size, int k, const double *p, double *Z
             low += 1
 
 
-cdef int kept_components(int n, int r, const double *sigma) noexcept nogil:
-    # The smallest j with (r - j) sigma_{j+1} <= sum_{i > j} sigma_i (1-based): those before it are kept exactly.
+cdef int kept_components(int n, int r, const double *sigma, double *tails) noexcept nogil:
+    # The smallest j with (r - j) sigma_{j+1} <= sum_{i > j} sigma_i (1-based): those before it are kept exactly. n > r.
+    # tails (n,) is scratch. Sums start from the smallest, so that tails[j] >= sigma[j] whatever the spread: j < r.
     cdef int i, j
-    cdef double tail = 0
-    for i in range(n):
-        tail += sigma[i]
-    for j in range(r):
-        if (r - j) * sigma[j] <= tail * (1 + 4 * EPS):
+    tails[n - 1] = sigma[n - 1]
+    for i in range(n - 2, -1, -1):
+        tails[i] = tails[i + 1] + sigma[i]
+    for j in range(r - 1):
+        if (r - j) * sigma[j] <= tails[j] * (1 + 4 * EPS):
             return j
-        tail -= sigma[j]
-    return r
+    return r - 1
+
+
+cdef double largest(int n, int columns, const double *X) noexcept nogil:
+    # The largest entry, in size, of the first columns of X (n, n)
+    cdef int i, col
+    cdef double found = 0
+    for i in range(n):
+        for col in range(columns):
+            found = max(found, fabs(X[i * n + col]))
+    return found
 
 
 cdef int reduce_terms(
@@ -142,6 +153,7 @@ cdef int reduce_terms(
     outcome.rank = 0
     outcome.variance = 0
     outcome.mixed_fraction = 0
+    outcome.precise_u = outcome.precise_A = False
     memset(mix_u, 0, N * r * sizeof(double))
     memset(mix_A, 0, N * r * sizeof(double))
 
@@ -203,11 +215,16 @@ cdef int reduce_terms(
                 X_A[i * n + live] = X_A[i * n + col]
         live += 1
 
+    # X holds coefficients of terms of norm 1. Where they are large, terms cancel in the mixing, and float32's rounding
+    # would show: it grows with the root of their size.
+    outcome.precise_u = largest(n, live, X_u) > LARGE
+    outcome.precise_A = largest(n, live, X_A) > LARGE
+
     # Keep j, mix the tail into k slots
     if live <= r:
         j, tail, k = live, 0, 0
     else:
-        j = kept_components(live, r, sigma)
+        j = kept_components(live, r, sigma, p)
         tail = live - j
         k = r - j
     rank = j + k
@@ -266,10 +283,10 @@ def reduce(
     cdef int N = A.shape[0], m = u.shape[1], r = u_new.shape[0], info
     cdef Py_ssize_t size = A.shape[1] * A.shape[2]
     cdef double[::1] gram_u = np.zeros(N * N), gram_A = np.zeros(N * N)
-    cdef double[::1] packed = np.zeros(N * GRAM_LD)
+    cdef double[::1] packed = np.zeros((N + r) * GRAM_LD)
     cdef double[::1] mix_u = np.zeros(N * r), mix_A = np.zeros(N * r), scratch = np.zeros(scratch_doubles(N))
     cdef double[::1] words = np.zeros(scratch_bytes(N) // 8 + 1)
-    cdef floating[::1] casts = np.zeros(2 * N * r, np.asarray(u_new).dtype)
+    cdef floating[::1] casts = np.zeros(N * r, np.asarray(u_new).dtype)
     cdef const double *draw = NULL
     cdef Outcome outcome
     if signs is not None:
@@ -280,6 +297,8 @@ def reduce(
         info = reduce_terms(N, r, &gram_u[0], &gram_A[0], draw, start, &scratch[0], <void *> &words[0],
                             &mix_u[0], &mix_A[0], &outcome)
         if info == 0:
-            mix_terms[floating](N, r, outcome.rank, m, size, &mix_u[0], &mix_A[0], &casts[0],
-                                &u[0, 0], &A[0, 0, 0], &u_new[0, 0], &A_new[0, 0, 0], 1)
+            mix_terms[floating](N, r, outcome.rank, m, &mix_u[0], outcome.precise_u, &casts[0], &packed[0],
+                                &u[0, 0], &u_new[0, 0], 1)
+            mix_terms[floating](N, r, outcome.rank, size, &mix_A[0], outcome.precise_A, &casts[0], &packed[0],
+                                &A[0, 0, 0], &A_new[0, 0, 0], 1)
     return info, outcome.variance, outcome.mixed_fraction

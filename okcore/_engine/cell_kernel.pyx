@@ -13,6 +13,8 @@ cdef class CellKernel:
     """The compiled side of a cell; `okcore.Cell` adds everything a user sees."""
 
     def __init__(self, n_in, n_hidden, dtype, n_gates, n_state_blocks, n_terms, kernel):
+        if self._theta is not None:
+            raise RuntimeError(f"{type(self).__name__}.__init__ must be called once: theta is one fixed buffer")
         cdef int v = n_in, n = n_hidden, G = n_gates, k = n_state_blocks, q = n_terms
         self.sizes = Sizes(v=v, n=n, G=G, k=k, q=q, S=k * n, P=G * n, m=v + n + q)
         self.n_in, self.n_hidden, self.state_size = v, n, k * n

@@ -26,7 +26,7 @@ from okcore._carries.base cimport Carry
 from okcore._engine.arguments cimport as_credits, as_inputs, as_lanes, as_output, holds_symbols
 from okcore._engine.buffers cimport Buffers, address
 from okcore._engine.cell_kernel cimport CellKernel
-from okcore._engine.messages cimport FINE, Block, Input, Sizes, Step
+from okcore._engine.messages cimport FINE, NO_CONVERGENCE, Block, Input, Sizes, Step
 from okcore._engine.tape cimport Tape
 from okcore._kernels cimport parts_that_pay, threads_of
 
@@ -102,8 +102,8 @@ cdef class Engine(Buffers):
             raise RuntimeError(f"{type(self).__name__}.__init__ must call super().__init__")
         if self.in_use:
             raise RuntimeError(
-                f"{type(self).__name__} is in use: another thread is inside one of its calls (an estimator is one stream; "
-                "give each thread its own)")
+                f"{type(self).__name__} is in use: another thread is inside one of its calls "
+                "(give each thread an estimator of its own)")
         self.in_use = True
         return 0
 
@@ -439,9 +439,13 @@ cdef class Engine(Buffers):
         if failed > 0:
             with gil:
                 self.carry.raise_failure()
-                self.raise_overflow(
-                    [lane for lane in range(self.batch_size) if self.infos[lane] != FINE],
-                    ", was set to zero, and the step was " + ("taken" if self.carry.is_local() else "not taken"))
+                remedy = ", was set to zero, and the step was " + ("taken" if self.carry.is_local() else "not taken")
+                for lane in range(self.batch_size):
+                    if self.infos[lane] == NO_CONVERGENCE:
+                        raise np.linalg.LinAlgError(
+                            f"the influence of lane {lane} could not be reduced at step {self.steps}{remedy}: "
+                            "LAPACK's SVD did not converge")
+                self.raise_overflow([lane for lane in range(self.batch_size) if self.infos[lane] != FINE], remedy)
         return 0
 
     cdef int reset_lanes(self, const unsigned char *mask) except -1 nogil:

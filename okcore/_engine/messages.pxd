@@ -29,4 +29,5 @@ cdef struct Block:
 cdef enum:
     FINE = 0
     NOT_FINITE = 1                 # something overflowed: the engine forgets the lane's influence and says so
+    NO_CONVERGENCE = 3             # LAPACK's SVD failed, gesdd and gesvd both
     RAISED = 2                     # a method in Python raised: the exception is in carry.failure
