@@ -20,12 +20,14 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import threading
 import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from okcore import kron
 from tests.conftest import CELLS, EVERY_ESTIMATOR, maker
 
 HERE = Path(__file__).parent
@@ -123,7 +125,14 @@ def count(function, *arguments, backtraces=0):
 
 def allocations(algorithm):
     """Count the allocations of 200 steps, and of a loop that does nothing, for every kind of job."""
-    # Two lanes that are in LAPACK together make OpenBLAS map a second buffer: let them meet before counting.
+    # Two lanes that are in LAPACK together make OpenBLAS map a second buffer: let them meet before counting, on a busy
+    # machine too, in reductions that last for some milliseconds each and hold no lock of the interpreter's.
+    u, A = np.random.default_rng(0).normal(size=(2, 120, 130))[0], np.random.default_rng(1).normal(size=(120, 11, 12))
+    threads = [threading.Thread(target=lambda: [kron.reduce(u, A, 60, rng=0) for _ in range(40)]) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     Job("ok", "RNN", "float64", 4, 16, n_threads=2).steps(2000)
     jobs = [
         *itertools.product(CELLS, ("float32", "float64"), (8,), (3,), (1, 2), (False, True), (False, True)),
