@@ -377,7 +377,23 @@ cdef pointwise_function pointwise_step(const char *name, bint single) noexcept n
     return okcore_cell(name, not single)
 
 
-# ---- on whole arrays, for okcore.kron --------------------------------------------------------------------------------
+# ---- on whole arrays, for Python -------------------------------------------------------------------------------------
+
+
+def is_finite(array):
+    """Return whether no entry of an array of float32 or float64 is Inf or NaN."""
+    cdef const float[::1] single
+    cdef const double[::1] double_
+    if not array.flags.c_contiguous or not array.flags.aligned:
+        return bool(np.isfinite(array).all())
+    if array.size == 0:
+        return True
+    if array.dtype == np.float32:
+        single = array.reshape(-1)
+        return all_finite[float](single.shape[0], &single[0])
+    double_ = array.reshape(-1)
+    return all_finite[double](double_.shape[0], &double_[0])
+
 
 
 def contract(const floating[::1] v, const floating[:, ::1] u, const floating[:, :, ::1] A, floating[:, ::1] out):

@@ -3,17 +3,22 @@
 import numpy as np
 
 from okcore import _validation
+from okcore._kernels import is_finite
 
 
 class Optimizer:
-    """Base class: keeps one set of slots (arrays shaped like the parameter) per name."""
+    """Base class: keeps one set of slots (arrays shaped like the parameter) per name.
+
+    A subclass names its `slots` and defines ``_move(parameter, gradient, count, slots, new, new_slots)``, which writes
+    the new parameter and the new slots; or it overrides `update`.
+    """
 
     slots = ()
 
     def __init__(self, learning_rate):
         self.learning_rate = _validation.as_real("learning_rate", learning_rate, above=0)
         self._slots = {}
-        self._scratch = {}
+        self._spare = {}  # by name: a parameter and slots to write the next ones into
         self._counts = {}
 
     def update(self, name, parameter, gradient):
@@ -25,23 +30,49 @@ class Optimizer:
             Name of the parameter; selects its slots.
         parameter, gradient : ndarray
             Both of the same shape and dtype, float32 or float64.
+
+        Raises
+        ------
+        FloatingPointError
+            If the gradient, or what would come out, is not finite. Nothing has changed then.
         """
+        self.update_all({name: (parameter, gradient)})
+
+    def update_all(self, updates):
+        """Make several updates, {name: (parameter, gradient)}, or none of them if one cannot be made."""
+        with np.errstate(all="ignore"):
+            staged = [(name, *pair, *self._stage(name, *pair)) for name, pair in updates.items()]
+        for name, parameter, _, new, new_slots in staged:
+            np.copyto(parameter, new)
+            old = self._slots.get(name)
+            self._slots[name] = new_slots
+            self._spare[name] = new, old if old is not None else {s: np.empty_like(new) for s in self.slots}
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+    def _stage(self, name, parameter, gradient):
+        """Return the new parameter and the new slots, in arrays of their own."""
         for argument, array in (("parameter", parameter), ("gradient", gradient)):
-            if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
-                raise TypeError(f"{argument} must be an array of floats, got {_validation.describe(array)}")
+            if not isinstance(array, np.ndarray) or array.dtype not in (np.float32, np.float64):
+                wanted = "an array of float32 or float64"
+                raise TypeError(f"{argument} must be {wanted}, got {_validation.describe(array)}")
         if gradient.dtype != parameter.dtype:
             raise TypeError(f"gradient must be {parameter.dtype}, got {gradient.dtype}")
         if gradient.shape != parameter.shape:
             raise ValueError(f"gradient must have shape {parameter.shape}, got {gradient.shape}")
-        if not np.isfinite(gradient).all():
-            _validation.raise_not_finite("gradient", gradient)
-        if name not in self._slots:
-            self._slots[name] = {slot: np.zeros_like(parameter) for slot in self.slots}
-            self._counts[name] = 0
-        if name not in self._scratch:
-            self._scratch[name] = np.empty_like(parameter), np.empty_like(parameter)
-        self._counts[name] += 1
-        self._move(parameter, gradient, self._counts[name], *self._scratch[name], **self._slots[name])
+        if not is_finite(gradient):
+            raise FloatingPointError(f"gradient of {name!r} must be finite; the update was not made")
+        slots = self._slots.get(name)
+        if slots is None:
+            slots = {slot: np.zeros_like(parameter) for slot in self.slots}
+        if name not in self._spare:
+            self._spare[name] = np.empty_like(parameter), {slot: np.empty_like(parameter) for slot in slots}
+        new, new_slots = self._spare[name]
+        self._move(parameter, gradient, self._counts.get(name, 0) + 1, slots, new, new_slots)
+        if not all(map(is_finite, (new, *new_slots.values()))):
+            raise FloatingPointError(
+                f"the update of {name!r} overflows {parameter.dtype} and was not made: lower the learning rate, or clip"
+            )
+        return new, new_slots
 
     def state_dict(self):
         """Return copies of slots and counts."""
@@ -69,7 +100,7 @@ class Optimizer:
                 slots[name][slot] = _validation.as_floats(
                     key, state[key], parameter.shape, parameter.dtype, finite=True
                 ).copy()
-        self._slots, self._counts = slots, counts
+        self._slots, self._counts, self._spare = slots, counts, {}
 
 
 class SGD(Optimizer):
@@ -80,9 +111,9 @@ class SGD(Optimizer):
     learning_rate : float
     """
 
-    def _move(self, parameter, gradient, count, scratch, _):
-        np.multiply(gradient, parameter.dtype.type(self.learning_rate), out=scratch)
-        parameter -= scratch
+    def _move(self, parameter, gradient, count, slots, new, new_slots):
+        np.multiply(gradient, parameter.dtype.type(self.learning_rate), out=new)
+        np.subtract(parameter, new, out=new)
 
 
 class Adam(Optimizer):
@@ -102,23 +133,24 @@ class Adam(Optimizer):
         self.beta2 = _validation.as_real("beta2", beta2, least=0, below=1)
         self.eps = _validation.as_real("eps", eps, above=0)
 
-    def _move(self, parameter, gradient, count, scratch, step, mean, square):
+    def _move(self, parameter, gradient, count, slots, new, new_slots):
         # mean <- beta1 mean + (1 - beta1) g, square <- beta2 square + (1 - beta2) g^2
-        # parameter -= lr / (1 - beta1^t) mean / (sqrt(square / (1 - beta2^t)) + eps)
+        # parameter <- parameter - lr / (1 - beta1^t) mean / (sqrt(square / (1 - beta2^t)) + eps)
         real = parameter.dtype.type
-        np.multiply(gradient, real(1 - self.beta1), out=scratch)
-        mean *= real(self.beta1)
-        mean += scratch
-        np.multiply(gradient, gradient, out=scratch)
-        scratch *= real(1 - self.beta2)
-        square *= real(self.beta2)
-        square += scratch
-        np.multiply(square, real(1 / (1 - self.beta2**count)), out=scratch)
-        np.sqrt(scratch, out=scratch)
-        scratch += real(self.eps)
-        np.divide(mean, scratch, out=step)
-        step *= real(self.learning_rate / (1 - self.beta1**count))
-        parameter -= step
+        mean, square = new_slots["mean"], new_slots["square"]
+        np.multiply(gradient, real(1 - self.beta1), out=new)
+        np.multiply(slots["mean"], real(self.beta1), out=mean)
+        mean += new
+        np.multiply(gradient, gradient, out=new)
+        new *= real(1 - self.beta2)
+        np.multiply(slots["square"], real(self.beta2), out=square)
+        square += new
+        np.multiply(square, real(1 / (1 - self.beta2**count)), out=new)
+        np.sqrt(new, out=new)
+        new += real(self.eps)
+        np.divide(mean, new, out=new)
+        new *= real(self.learning_rate / (1 - self.beta1**count))
+        np.subtract(parameter, new, out=new)
 
 
 OPTIMIZERS = {"adam": Adam, "sgd": SGD}

@@ -8,6 +8,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from okcore import _validation
+from okcore._kernels import is_finite
 from okcore.cells import Cell
 from okcore.estimators import TBPTT, Estimator
 from okcore.optimizers import Optimizer
@@ -78,6 +79,12 @@ class OnlineTrainer:
         -------
         float
             Loss of this step in bits, mean over lanes, before the update.
+
+        Raises
+        ------
+        FloatingPointError
+            If the loss, a gradient or an update is not finite. No parameter has changed then; the step has been taken,
+            and its gradient is dropped.
         """
         y = self.readout.check_targets(y, self.estimator.batch_size)
         h = self.estimator.step(x, reset, out=self._hidden)
@@ -93,11 +100,13 @@ class OnlineTrainer:
             self._readout_gradient += readout_gradient
             if self.steps % self.update_every == 0:
                 scale = self.cell.dtype.type(1 / self.update_every)
-                self.estimator.flush(out=self._gradient)
-                self._gradient *= scale
-                self._readout_gradient *= scale
-                self._update(self._readout_gradient)
-                self._readout_gradient[...] = 0
+                try:
+                    self.estimator.flush(out=self._gradient)
+                    self._gradient *= scale
+                    self._readout_gradient *= scale
+                    self._update(self._readout_gradient)
+                finally:  # a gradient that was refused is dropped: the next update starts afresh
+                    self._readout_gradient[...] = 0
         return loss
 
     def _update(self, readout_gradient):
@@ -106,8 +115,17 @@ class OnlineTrainer:
             norm = math.sqrt(np.einsum("i,i->", flat, flat, dtype=np.float64))  # float32 overflows at 2e19
             if norm > self.clip:
                 self._gradient *= self.cell.dtype.type(self.clip / norm)
-        self.optimizer.update("theta", self.cell.theta, self._gradient)
-        self.optimizer.update("readout", self.readout.weights, readout_gradient)
+        updates = {
+            "theta": (self.cell.theta, self._gradient), "readout": (self.readout.weights, readout_gradient)
+        }
+        if type(self.optimizer).update is Optimizer.update:
+            self.optimizer.update_all(updates)  # both, or neither
+        else:
+            for name, (_, gradient) in updates.items():
+                if not is_finite(gradient):
+                    raise FloatingPointError(f"gradient of {name!r} must be finite; no update was made")
+            for name, (parameter, gradient) in updates.items():
+                self.optimizer.update(name, parameter, gradient)
 
     def predict(self, x, reset=None):
         """Take one time step without learning and return the readout's prediction, (B, n_out)."""

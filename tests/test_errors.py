@@ -76,6 +76,7 @@ NO_FLOATS = {
 }
 NO_ARRAYS = values(TYPE_OR_VALUE, None, "nonsense")  # where the shape is looked at before the dtype
 FLOATS = {**OTHER_FLOATS, **NO_FLOATS, **NOT_FINITE}
+GRADIENTS = FLOATS | {name: (make, FloatingPointError) for name, (make, _) in NOT_FINITE.items()}
 INPUTS = without(FLOATS, "as integers")  # those would be symbols
 MASKS = {
     "as integers": (lambda good: good.astype(int), TypeError),
@@ -313,11 +314,11 @@ OPTIMIZERS = [
     *keyword(partial(okcore.Adam), "beta2", REALS, values(ValueError, 1, -0.1)),
     *keyword(partial(okcore.Adam), "eps", POSITIVE),
     *argument("Adam.update", "gradient", lambda c, gradient: c.adam.update("a", c.h.copy(), gradient),
-              FLOATS, shapes(np.s_[:1]), like="h"),
+              GRADIENTS, shapes(np.s_[:1]), like="h"),
     *argument("SGD.update", "gradient", lambda c, gradient: c.sgd.update("a", c.h.copy(), gradient),
-              FLOATS, shapes(np.s_[:1]), like="h"),
+              GRADIENTS, shapes(np.s_[:1]), like="h"),
     *argument("Adam.update", "parameter", lambda c, parameter: c.adam.update("a", parameter, parameter),
-              NO_FLOATS, like="h"),
+              without(OTHER_FLOATS, "in the other dtype"), NO_FLOATS, like="h"),
     *argument("Adam.load_state_dict", "state", load_adam, values(TypeError, None)),
     *argument("Adam.load_state_dict", "optimizer", load_adam, values(ValueError, {}, {"kind": "SGD"})),
     *argument("Adam.load_state_dict", "a.count", lambda c, count: load_adam(c, c.adam_state | {"a.count": count}),

@@ -166,6 +166,82 @@ def test_optimizers_resume_bitwise(make):
         assert np.array_equal(parameter, twins[name])
 
 
+def copies(optimizer, *arrays):
+    return [array.copy() for array in arrays], {k: np.copy(v) for k, v in optimizer.state_dict().items()}
+
+
+def assert_same_copies(found, expected):
+    assert all(np.array_equal(*pair) for pair in zip(found[0], expected[0], strict=True))
+    assert found[1].keys() == expected[1].keys() and all(np.array_equal(found[1][k], expected[1][k]) for k in found[1])
+
+
+@pytest.mark.parametrize("make, gradient", [
+    (lambda: okcore.Adam(0.1), 2e19),  # its square is no float32
+    (lambda: okcore.SGD(1e30), 1e30),
+    (lambda: okcore.Adam(1e300), 1.0),
+    (lambda: okcore.SGD(1e300), 1.0),
+    (lambda: okcore.Adam(0.1), np.nan),
+    (lambda: okcore.SGD(0.1), np.inf),
+], ids=str)  # fmt: skip
+def test_an_update_that_overflows_changes_nothing(make, gradient):
+    optimizer, parameter = make(), np.ones((2, 3), np.float32)
+    small = np.full((2, 3), 1e-30, np.float32)
+    if optimizer.learning_rate < 1e100:
+        optimizer.update("a", parameter, small)
+    before = copies(optimizer, parameter)
+    bad = small.copy()
+    bad[1, 1] = gradient
+    with pytest.raises(FloatingPointError, match="'a'"):
+        optimizer.update("a", parameter, bad)
+    assert_same_copies(copies(optimizer, parameter), before)
+    if optimizer.learning_rate < 1e100:  # and the next update is as if it had never been
+        twin, other = make(), np.ones((2, 3), np.float32)
+        for _ in range(2):
+            twin.update("a", other, small)
+        optimizer.update("a", parameter, small)
+        assert_same_copies(copies(optimizer, parameter), copies(twin, other))
+
+
+@pytest.mark.parametrize("overridden", [False, True])
+@pytest.mark.parametrize("update_every", [1, 3])
+def test_a_gradient_of_the_readout_that_is_not_finite_moves_no_theta(update_every, overridden):
+    class Broken(okcore.SoftmaxReadout):
+        broken = False
+
+        def loss(self, h, y):
+            loss, dh, dweights = super().loss(h, y)
+            return loss, dh, dweights * np.float32(np.inf if self.broken else 1)
+
+    class Mine(okcore.Adam):
+        def update(self, name, parameter, gradient):
+            super().update(name, parameter, gradient)
+
+    options = {"readout": Broken, "optimizer": Mine if overridden else okcore.Adam, "update_every": update_every}
+    trainer, twin = make_trainer(**options), make_trainer(**options)
+    rows = stream(5 * update_every)
+    for row in rows[:update_every]:
+        trainer.partial_fit(*row)
+    before = copies(trainer.optimizer, trainer.cell.theta, trainer.readout.weights)
+    trainer.readout.broken = True
+    with np.errstate(invalid="ignore"), pytest.raises(FloatingPointError, match="'readout'"):
+        for row in rows[update_every : 2 * update_every]:
+            trainer.partial_fit(*row)
+    assert trainer.steps == 2 * update_every
+    assert_same_copies(copies(trainer.optimizer, trainer.cell.theta, trainer.readout.weights), before)
+    trainer.readout.broken = False
+    for row in rows[2 * update_every :]:
+        trainer.partial_fit(*row)  # its gradient was dropped: the next update starts afresh
+    for row in rows[:update_every]:
+        twin.partial_fit(*row)
+    for row in rows[update_every : 2 * update_every]:
+        twin.estimator.step(row[0], row[2])
+        twin.steps += 1
+    for row in rows[2 * update_every :]:
+        twin.partial_fit(*row)
+    np.testing.assert_array_equal(trainer.cell.theta, twin.cell.theta)
+    np.testing.assert_array_equal(trainer.readout.weights, twin.readout.weights)
+
+
 # ---- updates -------------------------------------------------------------------------------------
 
 
