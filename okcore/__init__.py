@@ -4,8 +4,8 @@ A *cell* takes a step and hands over the diagonals of its Jacobians. The *tape* 
 *carry* summarises all that came before. The *engine* runs the three; every estimator is the engine with another carry.
 
 What you call
-    cells.py            RNN, RHN, LSTM, GRU, and Cell for your own
-    estimators.py       OK, RTRL, KFRTRL, UORO, SnAp1, TBPTT, and Estimator for your own
+    cells.py            the built-in cells, and Cell for your own
+    estimators.py       the algorithms, and Estimator for your own
     kron.py             sums of Kronecker products by themselves
     readouts.py, optimizers.py, trainer.py, tasks/      learning online
     testing.py          check_cell, check_estimator: the contract of your own cells and algorithms
@@ -14,7 +14,7 @@ What you call
 What is compiled (each uses only what stands below it)
     _engine/engine.pyx          the order of things: steps, blocks, resets, credits, threads, errors
     _carries/                   one module per algorithm
-        exact.pyx kronecker.pyx rank_one.pyx local.pyx no_carry.pyx
+        kronecker.pyx           what the sums of Kronecker products share
         reduction.pyx           the optimal reduction of N Kronecker terms to r
         base.pyx                what a carry is, compiled or in NumPy
     _engine/tape.pyx            the open block: step, sweep back, terms
@@ -26,7 +26,7 @@ What is compiled (each uses only what stands below it)
     _blas.pyx                   row-major BLAS and LAPACK; the only module that cimports SciPy
 
 What runs and checks
-    runs/               a run in a folder: run.py, options.py, checkpoint.py, command_line.py
+    runs/               a run in a folder: run.py, options.py, command_line.py; checkpoint.py, which trainer.py uses too
     _engine/block_length.py     block="auto"
     _validation.py, _random.py, _config.py, _docstrings.py
 """

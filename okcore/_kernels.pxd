@@ -1,6 +1,6 @@
-"""Kernels on plain pointers: Jacobian-times-factor products, Gram matrices, mixing, sweeps.
+"""Kernels on plain pointers: products, Jacobian-times-factor, Gram matrices, contraction, mixing.
 
-Notation and equation numbers are those of docs/mathematics.md: lanes B, units n, gates G, P = G n rows of
+Notation is that of docs/mathematics.md: lanes B, units n, gates G, P = G n rows of
 pre-activations, state blocks k, S = k n, terms per step q, augmented input of length m. A "grid" of diagonals
 is `d` (k, G, n) for D (S, P), or `c` (k, k, n) for C (S, S). All matrices are row-major and contiguous.
 """

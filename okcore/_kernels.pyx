@@ -50,7 +50,7 @@ cdef extern from "simd.h" nogil:
         double *gradient)
     int okcore_sfinite(Py_ssize_t size, const float *x)
     int okcore_dfinite(Py_ssize_t size, const double *x)
-    pointwise_function okcore_cell(const char *name, int is_double)
+    pointwise_function okcore_cell(const char *name, int is_double, int *sizes)
     int okcore_vectorised()
     const char *okcore_instructions()
 
@@ -374,7 +374,16 @@ cdef void contract_factors(int N, int S, int P, const floating *v, const floatin
 
 
 cdef pointwise_function pointwise_step(const char *name, bint single) noexcept nogil:
-    return okcore_cell(name, not single)
+    cdef int sizes[3]
+    return okcore_cell(name, not single, sizes)
+
+
+def cell_sizes(name):
+    """Return the gates, state blocks and terms of the compiled step of that name in _simd/cells.h."""
+    cdef int sizes[3]
+    if okcore_cell(name.encode(), 0, sizes) == NULL:
+        raise ValueError(f"_simd/cells.h must name the step {name!r}")
+    return sizes[0], sizes[1], sizes[2]
 
 
 # ---- on whole arrays, for Python -------------------------------------------------------------------------------------
@@ -393,7 +402,6 @@ def is_finite(array):
         return all_finite[float](single.shape[0], &single[0])
     double_ = array.reshape(-1)
     return all_finite[double](double_.shape[0], &double_[0])
-
 
 
 def contract(const floating[::1] v, const floating[:, ::1] u, const floating[:, :, ::1] A, floating[:, ::1] out):

@@ -1,4 +1,4 @@
-"""The recurrent cells: RNN, RHN, LSTM and GRU, and the base class for a cell of your own."""
+"""The built-in recurrent cells, and the base class for a cell of your own."""
 
 import copyreg
 
@@ -7,7 +7,10 @@ import numpy as np
 from okcore import _validation
 from okcore._docstrings import fill
 from okcore._engine.cell_kernel import CellKernel
+from okcore._kernels import cell_sizes
 from okcore._random import initial_values
+
+__all__ = ["GRU", "LSTM", "RHN", "RNN", "Cell"]
 
 PARAMETERS = """
     Parameters
@@ -128,18 +131,29 @@ class Cell(CellKernel):
         return f"{type(self).__name__}(n_in={self.n_in}, n_hidden={self.n_hidden}, dtype={self.dtype})"
 
 
-@fill(parameters=PARAMETERS)
+# Every built-in cell, by the name the command line calls it. This is the one register: the command line's choices, the
+# tests and the benchmarks follow it.
+CELLS = {}
+
+
+def compiled(cls):
+    """Register a built-in cell under its name in small letters, which is that of its step in _simd/cells.h."""
+    name = cls.__name__.lower()
+    cls.n_gates, cls.n_state_blocks, cls.n_terms = cell_sizes(name)
+    cls._kernel = name
+    CELLS[name] = cls
+    return fill(parameters=PARAMETERS)(cls)
+
+
+@compiled
 class RNN(Cell):
     """The simple recurrent network, h = tanh(W_x x + W_h h' + b).
 
     {parameters}
     """
 
-    n_gates = 1
-    _kernel = "rnn"
 
-
-@fill(parameters=PARAMETERS)
+@compiled
 class RHN(Cell):
     """Recurrent highway network of depth 1 with coupled gates, h = f h' + (1 - f) z (the OK paper's cell).
 
@@ -148,11 +162,8 @@ class RHN(Cell):
     {parameters}
     """
 
-    n_gates = 2
-    _kernel = "rhn"
 
-
-@fill(parameters=PARAMETERS)
+@compiled
 class LSTM(Cell):
     """Long short-term memory with torch's equations and gate order i, f, g, o; state [h, c].
 
@@ -161,13 +172,10 @@ class LSTM(Cell):
     {parameters}
     """
 
-    n_gates = 4
-    n_state_blocks = 2
-    _kernel = "lstm"
     _always_zero = ("d", np.s_[..., 1, 3, :]), ("c", np.s_[..., 0, :])  # dc/da_o; dh/dh' and dc/dh'
 
 
-@fill(parameters=PARAMETERS)
+@compiled
 class GRU(Cell):
     """Gated recurrent unit with torch's equations ("reset after") and gate order r, z, n.
 
@@ -175,13 +183,3 @@ class GRU(Cell):
 
     {parameters}
     """
-
-    n_gates = 3
-    n_terms = 2
-    _kernel = "gru"
-
-
-# Every built-in cell, by the name the command line calls it. This is the one register: the command line's choices, the
-# tests and the benchmarks follow it.
-CELLS = {"rnn": RNN, "rhn": RHN, "lstm": LSTM, "gru": GRU}
-__all__ = ["GRU", "LSTM", "RHN", "RNN", "Cell"]

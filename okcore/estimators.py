@@ -9,9 +9,10 @@ import numpy as np
 from okcore import _validation
 from okcore._carries.base import Carry
 from okcore._carries.exact import ExactCarry
-from okcore._carries.kronecker import OptimalKroneckerSumCarry, RandomSignCarry
 from okcore._carries.local import OwnUnitCarry
 from okcore._carries.no_carry import NoCarry
+from okcore._carries.optimal import OptimalKroneckerSumCarry
+from okcore._carries.random_sign import RandomSignCarry
 from okcore._carries.rank_one import RankOneCarry
 from okcore._docstrings import fill
 from okcore._engine.block_length import choose_block
@@ -19,13 +20,15 @@ from okcore._engine.engine import Engine
 from okcore._random import get_states, lane_generators, set_states
 from okcore.cells import Cell
 
+__all__ = ["KFRTRL", "OK", "RTRL", "TBPTT", "UORO", "Estimator", "SnAp1"]
+
 SHARED = """
     batch_size : int
         Lanes B: independent sequences side by side. They share theta and nothing else.
     n_threads : int
-        Lanes are spread over so many threads, or the terms of a single lane. Results are the same to the last bit.
-        Hold BLAS to one thread meanwhile (``threadpoolctl.threadpool_limits(1, "blas")``), as the trainer does: BLAS
-        threads under lane threads are slow.
+        Number of threads. Lanes are spread over them; with one lane, its products are. Results are bit-identical for
+        any number. Hold BLAS to one thread meanwhile (``threadpoolctl.threadpool_limits(1, "blas")``), as the trainer
+        does: BLAS threads under lane threads are slow.
     update_every : int
         How often gradients are wanted; a hint for ``block="auto"`` only.
 """
@@ -66,6 +69,9 @@ class Estimator(Engine):
     options = {}
     auto_block = None
 
+    # Is the gradient "exact", "unbiased" or "biased"? The tests check the first two.
+    quality = "biased"
+
     def __init__(self, cell, carry, block, rng=None, n_threads=1, update_every=1):
         _validation.as_instance("cell", cell, Cell)
         _validation.as_instance("carry", carry, Carry)
@@ -84,12 +90,13 @@ class Estimator(Engine):
         ----------
         cell : Cell
         options : dict
-            ``batch``, ``threads``, ``update_every``, and those named in the class's `options`.
+            ``batch``, ``threads``, ``update_every``, and those named in the class's `options`. The constructor takes
+            the first three as ``batch_size``, ``n_threads`` and ``update_every``.
         rng : int, SeedSequence, Generator or None
             For the algorithms that draw.
         """
         arguments = {argument: options[option] for option, (argument, _) in cls.options.items()}
-        if options.get("block") == "auto" and cls.auto_block is not None:
+        if "block" in cls.options and options["block"] == "auto" and cls.auto_block is not None:
             arguments[cls.options["block"][0]] = cls.auto_block
         if "rng" in inspect.signature(cls).parameters:
             arguments["rng"] = rng
@@ -158,8 +165,9 @@ class Estimator(Engine):
             "algorithm": type(self).__name__, "cell": type(cell).__name__, "dtype": cell.dtype.name,
             "n_in": cell.n_in, "n_hidden": cell.n_hidden, "batch_size": self.batch_size, "block": self.block,
         }
-        speed_only = {"n_threads", "update_every"}
-        return identity | {name: value for name, value in self._config().items() if name not in speed_only}
+        left_out = {"n_threads", "update_every", "carry"}  # speed only; an object
+        arguments = {f"argument.{name}": value for name, value in self._config().items() if name not in left_out}
+        return identity | {"carry": type(self.carry).__name__} | arguments
 
     def state_dict(self):
         """Return all that a resume with bit-identical results needs, except theta: copies of arrays, plain scalars."""
@@ -217,7 +225,218 @@ class Estimator(Engine):
         return f"{type(self).__name__}({self.cell!r}, {arguments})"
 
 
-@fill(shared=SHARED, rng=RNG)
+# Every estimator, by the name the command line calls it. This is the one register: the command line's choices and help,
+# the tests and the benchmarks follow it.
+ESTIMATORS = {}
+
+
+def algorithm(name):
+    """Register an estimator under its name on the command line."""
+
+    def register(cls):
+        ESTIMATORS[name] = cls
+        return fill(shared=SHARED, rng=RNG)(cls)
+
+    return register
+
+
+@algorithm("ok")
+class OK(Estimator):
+    """Optimal Kronecker-sum approximation of RTRL: r Kronecker products, unbiased, of minimum variance.
+
+    Parameters
+    ----------
+    cell : Cell
+    rank : int
+        Kronecker products r that are kept.
+    block : int or "auto"
+        Steps K between two reductions, from r + K q terms to r. 1 is the paper's algorithm; longer blocks are both
+        cheaper and less noisy. Every K-th step does the block's work.
+    mixing : {"signs", "sampling"}
+        How the tail of the singular values is mixed: by random signs (the squared error is the same for every
+        draw) or by systematic sampling (components stay orthogonal).
+    {rng}
+    {shared}
+
+    Notes
+    -----
+    Per lane: 2 S^2 P r / K + 2 S^2 n flops per step, r (S P + m) floats of memory, and (r + K q) S P of workspace per
+    thread.
+
+    References
+    ----------
+    Benzing, F., Gauy, M. M., Mujika, A., Martinsson, A. & Steger, A. (2019). Optimal Kronecker-sum approximation
+    of real time recurrent learning. ICML, arXiv 1902.03993.
+
+    Examples
+    --------
+    >>> import numpy as np, okcore
+    >>> cell = okcore.RHN(n_in=3, n_hidden=8, rng=0)
+    >>> estimator = okcore.OK(cell, rank=4, block=4, rng=0)
+    >>> h = estimator.step(np.array([2]))
+    >>> cell.theta -= 0.01 * estimator.gradient(h)
+    """
+
+    quality = "unbiased"
+    options = {"rank": ("rank", "Kronecker terms"), "block": ("block", "steps per reduction")}
+
+    def __init__(
+        self, cell, rank, block="auto", mixing="signs", batch_size=1, rng=None, n_threads=1, update_every=1
+    ):
+        _validation.as_instance("cell", cell, Cell)
+        rank = _validation.as_int("rank", rank, 1)
+        self.mixing = _validation.as_choice("mixing", mixing, ("signs", "sampling"))
+        batch_size = _validation.as_int("batch_size", batch_size, 1)
+        if isinstance(block, str):
+            every = _validation.as_int("update_every", update_every, 1)
+            block = choose_block("ok", block, cell, rank=rank, update_every=every)
+        block = _validation.as_int("block", block, 1)
+        carry = OptimalKroneckerSumCarry(cell, batch_size, rank, mixing)
+        super().__init__(cell, carry, block, rng, n_threads, update_every)
+
+    @property
+    def rank(self):
+        """Kronecker products that are kept."""
+        return self.carry.rank
+
+
+@algorithm("rtrl")
+class RTRL(Estimator):
+    """Real-time recurrent learning: the exact gradient at every step, in blocks.
+
+    Parameters
+    ----------
+    cell : Cell
+    block : int or "auto"
+        1 is the textbook algorithm, n^4 per step; K of the order of n makes it n^3. Gradients are the same to rounding,
+        also when theta changes at every step. Every K-th step does the block's work.
+    {shared}
+
+    Notes
+    -----
+    Per lane: (2 S^2 P m + 2 K q S P m) / K + 2 S^2 n flops per step, S P m + K q S P floats of memory.
+
+    References
+    ----------
+    Williams, R. J. & Zipser, D. (1989). A learning algorithm for continually running fully recurrent neural
+    networks. Neural Computation 1(2). Schmidhuber, J. (1992). A fixed size storage O(n^3) time complexity
+    learning algorithm for fully recurrent continually running networks. Neural Computation 4(2).
+
+    Examples
+    --------
+    >>> import numpy as np, okcore
+    >>> cell = okcore.RNN(n_in=3, n_hidden=8, rng=0)
+    >>> estimator = okcore.RTRL(cell, block=4)
+    >>> h = estimator.step(np.array([2]))
+    >>> cell.theta -= 0.01 * estimator.gradient(h)
+    """
+
+    quality = "exact"
+    options = {"block": ("block", "steps per block; 1 is the textbook algorithm, n^4")}
+
+    def __init__(self, cell, block="auto", batch_size=1, n_threads=1, update_every=1):
+        _validation.as_instance("cell", cell, Cell)
+        batch_size = _validation.as_int("batch_size", batch_size, 1)
+        if isinstance(block, str):
+            block = choose_block("rtrl", block, cell, update_every=_validation.as_int("update_every", update_every, 1))
+        block = _validation.as_int("block", block, 1)
+        super().__init__(cell, ExactCarry(cell, batch_size), block, 0, n_threads, update_every)
+
+
+@algorithm("kf-rtrl")
+class KFRTRL(Estimator):
+    """Kronecker-factored RTRL: the influence as one Kronecker product, or the mean of independent copies.
+
+    Parameters
+    ----------
+    cell : Cell
+    copies : int
+        Independent estimates that are averaged.
+    block : int
+        Steps between two compressions; 1 is the published algorithm.
+    {rng}
+    {shared}
+
+    Notes
+    -----
+    Per lane: 2 S^2 P copies / K + 2 S^2 n flops per step, copies (S P + m) floats of memory.
+
+    References
+    ----------
+    Mujika, A., Meier, F. & Steger, A. (2018). Approximating real-time recurrent learning with random Kronecker
+    factors. NeurIPS, arXiv 1805.10842.
+    """
+
+    quality = "unbiased"
+    options = {"rank": ("copies", "copies that are averaged"), "block": ("block", "steps per compression")}
+    auto_block = 1
+
+    def __init__(self, cell, copies=1, block=1, batch_size=1, rng=None, n_threads=1, update_every=1):
+        _validation.as_instance("cell", cell, Cell)
+        copies = _validation.as_int("copies", copies, 1)
+        carry = RandomSignCarry(cell, _validation.as_int("batch_size", batch_size, 1), copies)
+        super().__init__(cell, carry, block, rng, n_threads, update_every)
+
+    @property
+    def copies(self):
+        """Independent estimates that are averaged."""
+        return self.carry.rank
+
+
+@algorithm("uoro")
+class UORO(Estimator):
+    """Unbiased online recurrent optimisation: the influence as one rank-one product; cheap and noisy.
+
+    Parameters
+    ----------
+    cell : Cell
+    {rng}
+    {shared}
+
+    Notes
+    -----
+    Per lane: O(P m + S P) flops per step, S + P m floats of memory.
+
+    References
+    ----------
+    Tallec, C. & Ollivier, Y. (2018). Unbiased online recurrent optimization. ICLR, arXiv 1702.05043.
+    """
+
+    quality = "unbiased"
+
+    def __init__(self, cell, batch_size=1, rng=None, n_threads=1, update_every=1):
+        _validation.as_instance("cell", cell, Cell)
+        carry = RankOneCarry(cell, _validation.as_int("batch_size", batch_size, 1))
+        super().__init__(cell, carry, 1, rng, n_threads, update_every)
+
+
+@algorithm("snap1")
+class SnAp1(Estimator):
+    """SnAp-1: of the influence only what a unit's own parameters do to that unit; a local rule, cheap and biased.
+
+    Parameters
+    ----------
+    cell : Cell
+    {shared}
+
+    Notes
+    -----
+    J <- mask(H J + F) at every step, where the mask keeps what a unit's own rows of theta do to that unit's own state.
+    Per lane: O(P m) flops per step, k P m floats of memory.
+
+    References
+    ----------
+    Menick, J., Elsen, E., Evci, U., Osindero, S., Simonyan, K. & Graves, A. (2021). Practical real time recurrent
+    learning with a sparse approximation. ICLR, arXiv 2006.07232.
+    """
+
+    def __init__(self, cell, batch_size=1, n_threads=1, update_every=1):
+        _validation.as_instance("cell", cell, Cell)
+        carry = OwnUnitCarry(cell, _validation.as_int("batch_size", batch_size, 1))
+        super().__init__(cell, carry, 1, 0, n_threads, update_every)
+
+
+@algorithm("tbptt")
 class TBPTT(Estimator):
     """Truncated backpropagation through time: the gradient stops at the last block boundary.
 
@@ -261,200 +480,3 @@ class TBPTT(Estimator):
     def horizon(self):
         """Steps of the longest window."""
         return self.block
-
-
-@fill(shared=SHARED, rng=RNG)
-class RTRL(Estimator):
-    """Real-time recurrent learning: the exact gradient at every step, in blocks.
-
-    Parameters
-    ----------
-    cell : Cell
-    block : int or "auto"
-        1 is the textbook algorithm, n^4 per step; K of the order of n makes it n^3. Gradients are the same to rounding,
-        also when theta changes at every step. Every K-th step does the block's work.
-    {shared}
-
-    Notes
-    -----
-    Per lane: (2 S^2 P m + 2 K q S P m) / K + 2 S^2 n flops per step, S P m + K q S P floats of memory.
-
-    References
-    ----------
-    Williams, R. J. & Zipser, D. (1989). A learning algorithm for continually running fully recurrent neural
-    networks. Neural Computation 1(2). Schmidhuber, J. (1992). A fixed size storage O(n^3) time complexity
-    learning algorithm for fully recurrent continually running networks. Neural Computation 4(2).
-
-    Examples
-    --------
-    >>> import numpy as np, okcore
-    >>> cell = okcore.RNN(n_in=3, n_hidden=8, rng=0)
-    >>> estimator = okcore.RTRL(cell, block=4)
-    >>> h = estimator.step(np.array([2]))
-    >>> cell.theta -= 0.01 * estimator.gradient(h)
-    """
-
-    options = {"block": ("block", "steps per block; 1 is the textbook algorithm, n^4")}
-
-    def __init__(self, cell, block="auto", batch_size=1, n_threads=1, update_every=1):
-        _validation.as_instance("cell", cell, Cell)
-        batch_size = _validation.as_int("batch_size", batch_size, 1)
-        if isinstance(block, str):
-            block = choose_block("rtrl", block, cell, update_every=_validation.as_int("update_every", update_every, 1))
-        block = _validation.as_int("block", block, 1)
-        super().__init__(cell, ExactCarry(cell, batch_size), block, 0, n_threads, update_every)
-
-
-@fill(shared=SHARED, rng=RNG)
-class UORO(Estimator):
-    """Unbiased online recurrent optimisation: the influence as one rank-one product; cheap and noisy.
-
-    Parameters
-    ----------
-    cell : Cell
-    {rng}
-    {shared}
-
-    Notes
-    -----
-    Per lane: O(P m + S P) flops per step, S + P m floats of memory.
-
-    References
-    ----------
-    Tallec, C. & Ollivier, Y. (2018). Unbiased online recurrent optimization. ICLR, arXiv 1702.05043.
-    """
-
-    def __init__(self, cell, batch_size=1, rng=None, n_threads=1, update_every=1):
-        _validation.as_instance("cell", cell, Cell)
-        carry = RankOneCarry(cell, _validation.as_int("batch_size", batch_size, 1))
-        super().__init__(cell, carry, 1, rng, n_threads, update_every)
-
-
-@fill(shared=SHARED, rng=RNG)
-class KFRTRL(Estimator):
-    """Kronecker-factored RTRL: the influence as one Kronecker product, or the mean of independent copies.
-
-    Parameters
-    ----------
-    cell : Cell
-    copies : int
-        Independent estimates that are averaged.
-    block : int
-        Steps between two compressions; 1 is the published algorithm.
-    {rng}
-    {shared}
-
-    Notes
-    -----
-    Per lane: 2 S^2 P copies / K + 2 S^2 n flops per step, copies (S P + m) floats of memory.
-
-    References
-    ----------
-    Mujika, A., Meier, F. & Steger, A. (2018). Approximating real-time recurrent learning with random Kronecker
-    factors. NeurIPS, arXiv 1805.10842.
-    """
-
-    options = {"rank": ("copies", "copies that are averaged"), "block": ("block", "steps per compression")}
-    auto_block = 1
-
-    def __init__(self, cell, copies=1, block=1, batch_size=1, rng=None, n_threads=1, update_every=1):
-        _validation.as_instance("cell", cell, Cell)
-        copies = _validation.as_int("copies", copies, 1)
-        carry = RandomSignCarry(cell, _validation.as_int("batch_size", batch_size, 1), copies)
-        super().__init__(cell, carry, block, rng, n_threads, update_every)
-
-    @property
-    def copies(self):
-        """Independent estimates that are averaged."""
-        return self.carry.rank
-
-
-@fill(shared=SHARED, rng=RNG)
-class OK(Estimator):
-    """Optimal Kronecker-sum approximation of RTRL: r Kronecker products, unbiased, of minimum variance.
-
-    Parameters
-    ----------
-    cell : Cell
-    rank : int
-        Kronecker products r that are kept.
-    block : int or "auto"
-        Steps K between two reductions, from r + K q terms to r. 1 is the paper's algorithm; longer blocks are both
-        cheaper and less noisy. Every K-th step does the block's work.
-    mixing : {"signs", "sampling"}
-        How the tail of the singular values is mixed: by random signs (the squared error is the same for every
-        draw) or by systematic sampling (components stay orthogonal).
-    {rng}
-    {shared}
-
-    Notes
-    -----
-    Per lane: 2 S^2 P r / K + 2 S^2 n flops per step, r (S P + m) floats of memory, and (r + K q) S P of workspace per
-    thread.
-
-    References
-    ----------
-    Benzing, F., Gauy, M. M., Mujika, A., Martinsson, A. & Steger, A. (2019). Optimal Kronecker-sum approximation
-    of real time recurrent learning. ICML, arXiv 1902.03993.
-
-    Examples
-    --------
-    >>> import numpy as np, okcore
-    >>> cell = okcore.RHN(n_in=3, n_hidden=8, rng=0)
-    >>> estimator = okcore.OK(cell, rank=4, block=4, rng=0)
-    >>> h = estimator.step(np.array([2]))
-    >>> cell.theta -= 0.01 * estimator.gradient(h)
-    """
-
-    options = {"rank": ("rank", "Kronecker terms"), "block": ("block", "steps per reduction")}
-
-    def __init__(
-        self, cell, rank, block="auto", mixing="signs", batch_size=1, rng=None, n_threads=1, update_every=1
-    ):
-        _validation.as_instance("cell", cell, Cell)
-        rank = _validation.as_int("rank", rank, 1)
-        self.mixing = _validation.as_choice("mixing", mixing, ("signs", "sampling"))
-        batch_size = _validation.as_int("batch_size", batch_size, 1)
-        if isinstance(block, str):
-            every = _validation.as_int("update_every", update_every, 1)
-            block = choose_block("ok", block, cell, rank=rank, update_every=every)
-        block = _validation.as_int("block", block, 1)
-        carry = OptimalKroneckerSumCarry(cell, batch_size, rank, mixing)
-        super().__init__(cell, carry, block, rng, n_threads, update_every)
-
-    @property
-    def rank(self):
-        """Kronecker products that are kept."""
-        return self.carry.rank
-
-
-@fill(shared=SHARED)
-class SnAp1(Estimator):
-    """SnAp-1: of the influence only what a unit's own parameters do to that unit; a local rule, cheap and biased.
-
-    Parameters
-    ----------
-    cell : Cell
-    {shared}
-
-    Notes
-    -----
-    J <- mask(H J + F) at every step, where the mask keeps what a unit's own rows of theta do to that unit's own state.
-    Per lane: O(P m) flops per step, k P m floats of memory.
-
-    References
-    ----------
-    Menick, J., Elsen, E., Evci, U., Osindero, S., Simonyan, K. & Graves, A. (2021). Practical real time recurrent
-    learning with a sparse approximation. ICLR, arXiv 2006.07232.
-    """
-
-    def __init__(self, cell, batch_size=1, n_threads=1, update_every=1):
-        _validation.as_instance("cell", cell, Cell)
-        carry = OwnUnitCarry(cell, _validation.as_int("batch_size", batch_size, 1))
-        super().__init__(cell, carry, 1, 0, n_threads, update_every)
-
-
-# Every estimator, by the name the command line calls it. This is the one register: the command line's choices and help,
-# the tests and the benchmarks follow it.
-ESTIMATORS = {"ok": OK, "rtrl": RTRL, "kf-rtrl": KFRTRL, "uoro": UORO, "snap1": SnAp1, "tbptt": TBPTT}
-__all__ = ["KFRTRL", "OK", "RTRL", "TBPTT", "UORO", "Estimator", "SnAp1"]

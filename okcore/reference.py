@@ -1,4 +1,4 @@
-"""All of okcore's mathematics in plain NumPy: slow, short, one line an equation. Read this first.
+"""All of okcore's mathematics in plain NumPy: slow, short, one line per equation. Read this first.
 
     J_t = H_t J_{t-1} + F_t        influence matrix J = ds/dtheta, state Jacobian H = ds/ds', immediate Jacobian F
     dl_t/dtheta = delta_t J_t      credit delta = dl/ds

@@ -21,6 +21,7 @@ ROUNDING = {"float32": 2e-4, "float64": 1e-9}  # relative to the largest entry, 
 DIFFERENCE = 1e-6  # step of a difference quotient
 FALSE_ALARM = 1e-6  # of the test for a bias
 DRAWS = 2000
+LONGEST_BLOCK = 100
 
 
 def check_cell(cls):
@@ -65,6 +66,8 @@ def check_estimator(make, expect=None):
     ------
     AssertionError
         If the estimator breaks the contract. The message says which part, and by how much.
+    ValueError
+        If its blocks are longer than 100 steps: the sequences tried would close none.
 
     Notes
     -----
@@ -90,6 +93,8 @@ def _run(name, checks, subject):
         what = (check.__doc__ or check.__name__).partition("\n")[0].rstrip(".")  # python -OO has no docstrings
         try:
             check(subject)
+        except _TooLong:
+            raise
         except AssertionError as error:
             raise AssertionError(f"{name}: broken: {what}: {error}") from None
         except Exception as error:
@@ -97,6 +102,18 @@ def _run(name, checks, subject):
 
 
 # ---- small problems --------------------------------------------------------------------------------------------------
+
+
+class _TooLong(ValueError):
+    pass
+
+
+def _length(make):
+    """Return a number of steps in which at least two blocks close."""
+    block = make(_cell(RNN), 1, 0).block
+    if block > LONGEST_BLOCK:
+        raise _TooLong(f"make must return an estimator with blocks of at most {LONGEST_BLOCK} steps, got {block}")
+    return max(25, 2 * block + 3)
 
 
 def _cell(cls, dtype="float64", seed=1, gain=1.5):
@@ -110,7 +127,9 @@ def _stream(cell, steps, lanes, seed=2, reset_rate=0.0):
     rng = np.random.default_rng(seed)
     xs = rng.normal(size=(steps, lanes, cell.n_in)).astype(cell.dtype)
     dhs = rng.normal(size=(steps, lanes, cell.n_hidden)).astype(cell.dtype)
-    return xs, dhs, rng.random((steps, lanes)) < reset_rate
+    resets = rng.random((steps, lanes)) < min(reset_rate, 3 / steps)
+    resets[resets.all(axis=1), 0] = False  # a reset of all lanes would restart the block, so that few would close
+    return xs, dhs, resets
 
 
 def _gradients(estimator, xs, dhs, resets, learning_rate=0.0):
@@ -268,12 +287,12 @@ _CELL_CHECKS = [
 
 # ---- estimators ------------------------------------------------------------------------------------------------------
 
-CELLS = (RNN, LSTM, GRU)  # one term, two state blocks, two terms
+SHAPES = (RNN, LSTM, GRU)  # one term, two state blocks, two terms
 
 
 def _is_made(make):
     """It can be made for any cell, with the lanes that were asked for, and knows its cell."""
-    for cls in CELLS:
+    for cls in SHAPES:
         for lanes in (1, 3):
             cell = _cell(cls)
             estimator = make(cell, lanes, 0)
@@ -284,10 +303,10 @@ def _is_made(make):
 
 def _is_credit_times_influence(make):
     """The gradient of a step is its credit times the influence, summed over lanes; reading it changes nothing."""
-    for cls in CELLS:
+    for cls in SHAPES:
         cell = _cell(cls)
         estimator = make(cell, 2, 7)
-        for x, dh, reset in zip(*_stream(cell, 14, 2, reset_rate=0.1), strict=True):
+        for x, dh, reset in zip(*_stream(cell, _length(make), 2, reset_rate=0.1), strict=True):
             estimator.step(x, reset)
             credit = np.zeros((2, cell.state_size))
             credit[:, : cell.n_hidden] = dh
@@ -300,7 +319,7 @@ def _is_credit_times_influence(make):
 
 def _starts_exactly(make):
     """Zero before the first step and after a reset; the first step of a lane is exact."""
-    for cls in CELLS:
+    for cls in SHAPES:
         cell = _cell(cls)
         estimator, exact = make(cell, 2, 7), RTRL(cell, 1, 2)
         xs, dhs, _ = _stream(cell, 9, 2)
@@ -319,10 +338,28 @@ def _starts_exactly(make):
         assert not estimator.gradient(dhs[0]).any() and not estimator.state.any(), "a reset leaves something"
 
 
+def _forgets_at_a_reset(make):
+    """A reset inside a block cuts a lane off: nothing from before it is left in the influence."""
+    cell = _cell(GRU)
+    block = make(cell, 1, 0).block
+    xs, _, _ = _stream(cell, 3 * block + 4, 2)
+    other = xs.copy()
+    for at in sorted({block, block + 1, block + block // 2, 2 * block}):
+        other[:at, 1] = -xs[:at, 1]
+        resets = np.zeros(xs.shape[:2], bool)
+        resets[at, 1] = True
+        influences = []
+        for data in (xs, other):
+            estimator = make(cell, 2, 7)
+            estimator.run(data, None, resets)
+            influences.append(estimator.influence()[1])
+        _assert_close(f"influence after a reset at step {at}", *influences, 1e-12)
+
+
 def _lanes_are_apart(make):
     """A lane depends neither on the data, the resets nor the number of the other lanes."""
     cell = _cell(GRU)
-    xs, _, _ = _stream(cell, 14, 5)
+    xs, _, _ = _stream(cell, _length(make), 5)
     results = []
     for lanes, scale, reset in ((3, 1, False), (3, -2, True), (5, 1, False)):
         estimator, found = make(cell, lanes, 7), []
@@ -341,8 +378,7 @@ def _lanes_are_apart(make):
 def _lanes_are_alike(make):
     """Lanes with the same data get the same influence, or, where it is drawn, none is left out."""
     cell = _cell(LSTM)
-    data = _stream(cell, 12, 1)
-    xs = np.repeat(data[0], 3, axis=1)
+    xs = np.repeat(_stream(cell, _length(make), 1)[0], 3, axis=1)
     influences = []
     for seed in (7, 8):
         estimator = make(cell, 3, seed)
@@ -360,9 +396,9 @@ def _lanes_are_alike(make):
 
 def _calls_agree(make):
     """`run` is `step` and `accumulate` one after the other, then `flush`; `flush` is the sum of the gradients."""
-    for cls in CELLS:
+    for cls in SHAPES:
         cell = _cell(cls)
-        data = _stream(cell, 13, 2, reset_rate=0.1)
+        data = _stream(cell, _length(make), 2, reset_rate=0.1)
         one, other, third = (make(cell, 2, 7) for _ in range(3))
         hs, total = one.run(*data)
         states = []
@@ -380,7 +416,7 @@ def _dtypes(make):
     """Both dtypes work, and what comes out has the cell's."""
     for dtype in ("float32", "float64"):
         cell = _cell(LSTM, dtype)
-        hs, gradient = make(cell, 2, 7).run(*_stream(cell, 12, 2, reset_rate=0.1))
+        hs, gradient = make(cell, 2, 7).run(*_stream(cell, _length(make), 2, reset_rate=0.1))
         assert hs.dtype == gradient.dtype == dtype, f"{dtype} in, {hs.dtype} and {gradient.dtype} out"
         assert np.isfinite(gradient).all(), f"the gradient in {dtype} is not finite"
 
@@ -388,15 +424,16 @@ def _dtypes(make):
 def _seeds(make):
     """The same seed gives the same bits."""
     cell = _cell(RNN)
-    data = _stream(cell, 12, 2)
+    data = _stream(cell, _length(make), 2)
     one, other = (_gradients(make(cell, 2, 7), *data, learning_rate=0.01) for _ in range(2))
     _assert_same_bits("gradients for one seed", one, other)
 
 
 def _goes_on(make, cell):
-    xs, dhs, resets = _stream(cell, 16, 2, reset_rate=0.1)
+    block = make(cell, 1, 0).block
+    xs, dhs, resets = _stream(cell, 2 * block + 9, 2, reset_rate=0.1)
     start = cell.theta.copy()
-    for stop in range(9):
+    for stop in sorted({0, 1, 2, 3, block // 2, block - 1, block, block + 1, block + 2}):  # anywhere in a block
         original = make(cell, 2, 7)
         for x, dh, reset in zip(xs[:stop], dhs, resets, strict=False):
             original.step(x, reset)
@@ -445,8 +482,6 @@ def _carry_parts(make, steps, cls, draws, seed=2):
 def _points_along_the_gradient(make):
     """What the carry adds to the open block's part points, on average, along what exact RTRL adds."""
     steps = 2 * make(_cell(RNN), 1, 0).block + 2
-    if steps > 100:  # the block is longer than any sequence tried here
-        return
     for cls in (RNN, GRU):
         means, exacts = [], []
         for seed in range(5):  # sequences
@@ -459,16 +494,16 @@ def _points_along_the_gradient(make):
 
 
 _ESTIMATOR_CHECKS = [
-    _is_made, _is_credit_times_influence, _starts_exactly, _lanes_are_apart, _lanes_are_alike, _calls_agree, _dtypes,
-    _seeds, _is_saved, _points_along_the_gradient,
+    _is_made, _is_credit_times_influence, _starts_exactly, _forgets_at_a_reset, _lanes_are_apart, _lanes_are_alike,
+    _calls_agree, _dtypes, _seeds, _is_saved, _points_along_the_gradient,
 ]  # fmt: skip
 
 
 def _is_exact(make):
     """Its gradients are those of exact RTRL, with resets, while theta changes at every step."""
-    for cls in CELLS:
+    for cls in SHAPES:
         cell = _cell(cls)
-        data = _stream(cell, 25, 2, reset_rate=0.1)
+        data = _stream(cell, _length(make), 2, reset_rate=0.1)
         expected = _gradients(RTRL(cell, 1, 2), *data, learning_rate=0.03)
         found = _gradients(make(cell, 2, 7), *data, learning_rate=0.03)
         _assert_close(cls.__name__, found, expected, ROUNDING["float64"])

@@ -73,6 +73,31 @@ def test_compiled_cells_are_the_numpy_cells(name, dtype):
     assert_close(one.influence(), other.influence(), dtype, factor=10)
 
 
+def gru(x, h, before):
+    (x_r, x_z, x_n), (h_r, h_z, h_n) = np.split(x, 3, axis=1), np.split(h, 3, axis=1)
+    r, z = 1 / (1 + np.exp(-x_r - h_r)), 1 / (1 + np.exp(-x_z - h_z))
+    return (1 - z) * np.tanh(x_n + r * h_n) + z * before
+
+
+# The hidden state from the halves of the pre-activations, W_x x + b_ih and W_h h + b_hh (a single bias is in the
+# first), and from the state before, for cells whose state is h
+STEPS = {"RNN": lambda x, h, before: np.tanh(x + h), "GRU": gru}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", STEPS)
+def test_forward_step_in_numpy(name, dtype):
+    n, cell = 17, CELLS[name](3, 17, dtype=dtype, rng=1)
+    cell.theta *= 3
+    W_x, W_h, b_ih, *b_hh = np.split(cell.theta.astype(float), [3, 3 + n, *range(4 + n, 3 + n + cell.n_terms)], axis=1)
+    rng, estimator, h = np.random.default_rng(0), okcore.TBPTT(cell, 1, 3), np.zeros((3, n))
+    for _ in range(5):
+        x = rng.normal(size=(3, 3)).astype(dtype)
+        from_h = h @ W_h.T + (b_hh[0].T if b_hh else 0)
+        h = STEPS[name](x @ W_x.T + b_ih.T, from_h, h)
+        assert_close(estimator.step(x), h, dtype)
+
+
 @pytest.mark.parametrize("name", CELLS)
 def test_saturated_cells_stay_finite(name):
     cell = make_cell(name, dtype="float32", gain=1e4)

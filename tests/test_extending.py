@@ -205,3 +205,185 @@ def test_a_forgotten_constructor_is_an_error():
     for call in (lambda: estimator.step(x), lambda: estimator.gradient(dh), estimator.flush, estimator.reset):
         with pytest.raises(RuntimeError, match="super"):
             call()
+
+
+# ---- what a carry in Python must not be able to break ----------------------------------------------------------------
+
+
+def test_methods_may_be_attributes_of_the_object():
+    class ByAttribute(okcore.Carry):
+        def __init__(self, cell, batch_size):
+            super().__init__(cell, batch_size)
+            self.twin = Dense(cell, batch_size)
+            self.J = self.keep("J", (cell.state_size, *cell.theta.shape))
+            self.twin.J = self.J
+            self.absorb, self.contract = self.twin.absorb, self.twin.contract
+
+    cell = make_cell("LSTM")
+    expected = trace(okcore.Estimator(cell, Dense(cell, 2), 3))
+    assert trace(okcore.Estimator(cell, ByAttribute(cell, 2), 3)) == expected
+
+
+def test_a_carry_without_methods_says_so():
+    with pytest.raises(NotImplementedError, match="contract"):
+        okcore.Carry(make_cell("RNN"), 1).dense(0)
+
+
+def test_objects_are_initialised_once():
+    cell = make_cell("RNN")
+    estimator = okcore.Estimator(cell, Dense(cell, 2), 2)
+    with pytest.raises(RuntimeError, match="once"):
+        estimator.carry.__init__(cell, 3)
+    for carry in (Dense(cell, 3), estimator.carry):
+        with pytest.raises(RuntimeError, match="once"):
+            okcore.Estimator.__init__(estimator, cell, carry, 7)
+    assert estimator.batch_size == 2 and np.isfinite(estimator.step(np.ones((2, 3)))).all()
+
+
+def test_a_subclass_of_a_compiled_carry_is_refused_by_name():
+    cell = make_cell("RNN")
+    compiled = type(okcore.RTRL(cell).carry)
+
+    class Half(compiled):
+        def contract(self, delta):
+            return np.zeros(self.cell.theta.shape)
+
+    with pytest.raises(TypeError, match="Half must not define contract"):
+        okcore.Estimator(cell, Half(cell, 1), 1)
+
+
+def test_a_carry_may_keep_many_arrays():
+    class Many(Dense):
+        def __init__(self, cell, batch_size):
+            super().__init__(cell, batch_size)
+            for i in range(40):
+                self.keep(f"more {i}", (2,))
+
+    cell = make_cell("RNN")
+    estimator = okcore.Estimator(cell, Many(cell, 2), 2)
+    assert len(estimator.state_dict()) > 40 and trace(estimator.clone()) == trace(estimator)
+
+
+class Exploding(okcore.Cell):
+    """A state that stays 0 while its Jacobian is 1e160 times the input."""
+
+    def pointwise(self, pre, state):
+        return np.zeros_like(state), np.ones((len(pre), 1, 1, 1, 4)), 1e160 * pre
+
+
+@pytest.mark.parametrize("make", [lambda cell: okcore.Estimator(cell, Dense(cell, 2), 2), load("rflo").RFLO])
+def test_an_influence_in_python_that_overflows_is_zeroed_and_reported(make):
+    cell = Exploding(3, 4, dtype="float64", init="zeros")
+    cell.theta[:, 0] = 1
+    estimator = make(cell, 2) if make is not None and make.__name__ == "RFLO" else make(cell)
+    x = np.zeros((2, 3))
+    x[1, 0] = 1
+    with np.errstate(all="ignore"), pytest.raises(FloatingPointError, match=r"influence of lane 1\b"):
+        for _ in range(9):
+            estimator.step(x)
+    for array in estimator.carry.arrays.values():
+        assert np.isfinite(array).all() and not array[1].any() and array[0].any()
+    estimator.load_state_dict(estimator.state_dict())
+
+
+class Falsy(Exception):
+    def __bool__(self):
+        raise ZeroDivisionError
+
+
+def test_exceptions_of_any_kind_reach_the_caller_once():
+    class Failing(Dense):
+        absorb_error = zero_error = contract_error = None
+
+        def absorb(self, lane, Phi, u, A):
+            if self.absorb_error:
+                raise self.absorb_error[0]
+            super().absorb(lane, Phi, u, A)
+
+        def zero(self, lane):
+            super().zero(lane)
+            if self.zero_error:
+                raise self.zero_error[0]
+
+        def contract(self, delta):
+            if self.contract_error:
+                raise self.contract_error[0]
+            return super().contract(delta)
+
+    cell, x, dh = make_cell("RNN"), np.ones((3, 3)), np.ones((3, 5))
+    for first, second in (([KeyError("first")], [OSError("second")]), ([Falsy()], None), ([KeyboardInterrupt()], None)):
+        estimator = okcore.Estimator(cell, Failing(cell, 3), 2)
+        for _ in range(4):
+            estimator.step(x)
+        estimator.carry.absorb_error, estimator.carry.zero_error = first, second
+        with pytest.raises(type(first[0])):
+            estimator.step(x)
+        estimator.carry.absorb_error = estimator.carry.zero_error = None
+        assert not estimator.influence().any()  # every lane was forgotten, and no old exception turns up
+        estimator.step(x)
+
+    estimator = okcore.Estimator(cell, Failing(cell, 3), 2)
+    for _ in range(3):
+        estimator.step(x)
+        estimator.accumulate(dh)
+    estimator.carry.contract_error = [KeyError("mine")]
+    with pytest.raises(KeyError, match="mine"):
+        estimator.flush()
+    estimator.carry.contract_error = None
+    assert not estimator.flush().any()  # dropped, not half of them
+
+    estimator.carry.zero_error = [KeyError("mine")]
+    with pytest.raises(KeyError, match="mine"):
+        estimator.reset()
+    assert not estimator.state.any() and not estimator.influence().any()  # the reset is done
+
+
+def test_a_reset_is_done_though_credits_overflow():
+    cell = okcore.RNN(3, 4, rng=0)
+    for make in (lambda: okcore.RTRL(cell, 4), lambda: okcore.OK(cell, 2, 4, rng=0)):
+        for reset in (lambda e: e.reset(), lambda e: e.step(np.ones((1, 3), "f"), np.array([True]))):
+            estimator = make()
+            for _ in range(3):
+                estimator.step(np.ones((1, 3), "f"))
+                estimator.accumulate(np.full((1, 4), 3e38, "f"))
+            with pytest.raises(FloatingPointError):
+                reset(estimator)
+            assert not estimator.state.any() and not estimator.influence().any()
+            assert not estimator.flush().any()
+
+
+def test_a_state_is_plain_and_arguments_may_have_any_name():
+    class Named(okcore.Estimator):
+        def __init__(self, cell, c=0.5, w=1, cut=2, credit=3, rank=4):
+            self.c, self.w, self.cut, self.credit, self.rank = c, w, cut, credit, rank
+            super().__init__(cell, Dense(cell, 2), 2)
+
+    cell = make_cell("RNN")
+    estimator = Named(cell, c=7)
+    state = estimator.state_dict()
+    assert all(isinstance(value, (np.ndarray, int, float, str, bool)) for value in state.values())
+    Named(cell, c=7).load_state_dict(state)
+    with pytest.raises(ValueError, match=r"argument\.c must be"):
+        Named(cell).load_state_dict(state)
+    assert estimator.clone().c == 7
+    plain = okcore.Estimator(cell, Dense(cell, 2), 2)
+    assert all(isinstance(value, (np.ndarray, int, float, str, bool)) for value in plain.state_dict().values())
+
+
+def test_snapshots_in_another_order_are_refused():
+    cell = make_cell("RNN")
+    estimator = okcore.RTRL(cell, 4)
+    for x, _, _ in stream(cell, 3, 1):
+        estimator.step(x)
+        cell.theta *= 0.9
+    state = estimator.state_dict()
+    assert state["w_slot"].tolist() == [0, 1, 2]
+    order = [2, 0, 1]
+    state["w_slot"], state["w"] = np.argsort(order).astype(np.intc), state["w"][order]
+    with pytest.raises(ValueError, match="w_slot must rise"):
+        estimator.load_state_dict(state)
+
+
+def test_blocks_that_fit_into_no_memory():
+    with pytest.raises(MemoryError, match=f"blocks of {2**31 - 1} steps"):
+        okcore.TBPTT(okcore.RNN(30, 400), 2**31 - 1)

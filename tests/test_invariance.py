@@ -165,7 +165,8 @@ def test_seeds():
         make = partial(estimator, cell, 2)
         assert trace(make(3)) == trace(make(np.random.SeedSequence(3))) == trace(make(np.random.default_rng(3)))
         assert trace(make(3)) != trace(make(4))
-        assert trace(make(None)) != trace(make(None))
+        one, other = (make(None).generators[0].random() for _ in range(2))
+        assert one != other  # traces may agree: few draws are distinct
         lanes = make(3).generators
         assert lanes[0].random() != lanes[1].random()
         legacy = np.random.Generator(np.random.MT19937(5))

@@ -7,11 +7,15 @@ A compiled carry is a `cdef class` on `Carry` in a module of its own. Its constr
 2. says how many random numbers each of its calls takes (`n_draws`) and how many rows it wants in front of a block's
    terms (`front_rows`), if any; where these depend on the length of a block, it does so in `prepare`;
 3. binds its functions for the dtype: `contract_lanes`, and either `absorb_lane` or, if it is local, `absorb_lane_step`;
-   neither of the two if it remembers nothing.
+   neither of the two if it remembers nothing. The casts accept any signature, so copy the ones below.
 
-The functions get plain pointers and neither allocate nor raise. They must not write anything that is not finite into a
-lane without returning NOT_FINITE: the engine then zeroes that lane and reports it. Lanes are absorbed side by side on
-threads, so whatever a call writes beside its own lane belongs to `thread`, a number below `n_threads`.
+The functions get plain pointers and neither allocate nor raise. They must not leave anything that is not finite in a
+lane without returning NOT_FINITE: the engine then zeroes that lane and reports it.
+
+Lanes are absorbed side by side on threads, so whatever a call writes beside its own lane belongs to `thread`, a number
+below `n_threads`. `contract_lanes` is called once for all lanes, from one thread, and may use `n_threads` threads. With
+one lane, `lane_threads` threads are free inside `absorb_lane`. Branch to a plain loop where the number is 1: OpenMP
+allocates a team for a prange inside the engine's own, even of one thread.
 """
 
 from okcore._engine.buffers cimport Buffers
@@ -21,8 +25,10 @@ from okcore._engine.messages cimport Block, Sizes, Step
 
 cdef class Carry(Buffers)
 
-# Close a block of one lane: J <- Phi J + sum_i A_i (x) u_i, or J <- sum_i A_i (x) u_i if not block.alive, with
-# Phi (S, S), u (n_terms, m), A (n_terms, S, P). u and A may be overwritten. Returns FINE or NOT_FINITE.
+# Close a block of one lane: J <- Phi J + sum_i A_i (x) u_i, or J <- sum_i A_i (x) u_i if not block.alive (the lane was
+# reset inside the block, and Phi is NULL), with Phi (S, S), u (n_terms, m), A (n_terms, S, P). block.n_terms may be
+# less than a whole block's, even 0. The newest step comes first; within a step, terms j = 0 .. q - 1. u and A may be
+# overwritten; they lie in this thread's room behind its `front_rows` rows (room_u, room_A). Returns FINE or NOT_FINITE.
 ctypedef int (*absorb_function)(Carry carry, const Block *block, const void *Phi, void *u, void *A) noexcept nogil
 
 # A local carry: take in the newest step of one lane, d (q, k, G, n), c (k, k, n), u (q, m). Theta as it was used in the
@@ -79,8 +85,23 @@ cdef class Carry(Buffers):
     # For the engine
     cdef bint is_local(self) noexcept nogil
     cdef bint is_compiled(self) noexcept nogil
-    cdef int start(
-        self, Buffers tape, tuple generators, int n_terms, int n_threads, int lane_threads) except -1
-    cdef int keep_array(self, name, array) except -1
-    cdef int zero_lane(self, int lane) except -1 nogil
+    cdef int start(self, tuple generators, int block, int n_threads) except -1
+    cdef void zero_lane(self, int lane) noexcept nogil
     cdef int raise_failure(self) except -1
+
+    # For the base itself
+    cdef bint defines(self, name)
+    cdef bint lane_is_finite(self, int lane) except -1
+    cdef int keep_array(self, name, array) except -1
+    cdef void fail(self, error) noexcept
+
+
+# Row `row` of a thread's room, (room_rows, m) and (room_rows, S, P): the first `front_rows` are the carry's own, the
+# block's terms follow.
+cdef inline void *room_u(Carry carry, int thread, Py_ssize_t row) noexcept nogil:
+    return <char *> carry.u_room + (thread * <Py_ssize_t> carry.room_rows + row) * carry.sizes.m * carry.item
+
+
+cdef inline void *room_A(Carry carry, int thread, Py_ssize_t row) noexcept nogil:
+    return (<char *> carry.A_room
+            + (thread * <Py_ssize_t> carry.room_rows + row) * carry.sizes.S * carry.sizes.P * carry.item)

@@ -11,7 +11,7 @@ from okcore._engine.buffers import aligned_zeros
 
 from okcore._engine.buffers cimport Buffers, address
 from okcore._engine.cell_kernel cimport CellKernel
-from okcore._engine.messages cimport FINE, RAISED, Block, Step
+from okcore._engine.messages cimport FINE, NOT_FINITE, RAISED, Block, Step
 
 cnp.import_array()
 
@@ -20,7 +20,8 @@ cdef class Carry(Buffers):
     """What an algorithm keeps of the influence matrix J at the last block boundary; the base of one in NumPy.
 
     A subclass keeps arrays (`keep`) and defines two methods: `contract`, and either `absorb` or, if its rule is local,
-    `absorb_step`. It belongs to one estimator. For a compiled carry see ``okcore/_carries/base.pxd``.
+    `absorb_step`. It belongs to one estimator. If what it keeps of a lane is not finite after `absorb`, the lane is
+    zeroed and reported. For a compiled carry see ``okcore/_carries/base.pxd``.
 
     Parameters
     ----------
@@ -32,7 +33,7 @@ cdef class Carry(Buffers):
     ----------
     cell, batch_size
     generators : tuple of numpy.random.Generator
-        One per lane, there once an estimator has the carry. Draw from ``generators[lane]`` only in `absorb` and
+        One per lane, set when an estimator takes the carry. Draw from ``generators[lane]`` only in `absorb` and
         `absorb_step` of that lane: lanes then stay independent, and a resumed run draws the same numbers.
     arrays : dict of ndarray
         Everything the carry remembers, the lane as first axis: what a checkpoint holds and a reset zeroes. What was
@@ -42,17 +43,13 @@ cdef class Carry(Buffers):
     """
 
     def __init__(self, CellKernel cell, batch_size):
-        self.cell = cell
-        self.sizes, self.single, self.item = cell.sizes, cell.single, cell.item
-        self.dtype = cell.dtype
+        if self.cell is not None:
+            raise RuntimeError(f"{type(self).__name__}.__init__ must be called once")
         self.batch_size = _validation.as_int("batch_size", batch_size, 1)
+        self.cell, self.dtype = cell, cell.dtype
+        self.sizes, self.single, self.item = cell.sizes, cell.single, cell.item
         self.delta = self.reserve((self.batch_size, self.sizes.S), None)
-        if type(self).contract is not Carry.contract:  # a subclass in Python; a compiled one binds its own functions
-            self.contract_lanes = contract_in_python
-            if type(self).absorb_step is not Carry.absorb_step:
-                self.absorb_lane_step = absorb_step_in_python
-            elif type(self).absorb is not Carry.absorb:
-                self.absorb_lane = absorb_in_python
+        self.contract_lanes = contract_in_python  # a compiled subclass binds its own functions after this
 
     # ---- for subclasses ------------------------------------------------------------------------------------------
 
@@ -68,7 +65,7 @@ cdef class Carry(Buffers):
         dtype : optional
             The cell's unless given.
         """
-        if self.tape is not None:
+        if self.generators is not None:
             raise RuntimeError("keep must be called in the constructor: the carry is in use")
         array = aligned_zeros((self.batch_size, *shape), self.dtype if dtype is None else dtype)
         self.keep_array(name, array)
@@ -124,11 +121,14 @@ cdef class Carry(Buffers):
         S, P, m = self.sizes.S, self.sizes.P, self.sizes.m
         delta, J = self.view(self.delta, (self.batch_size, S)), np.empty((S, P, m), self.dtype)
         credit = delta.copy()
-        for s in range(S):
-            delta[...] = 0
-            delta[lane, s] = 1
-            self.contract_lanes(self, self.delta, address(J[s]), False)
-        delta[...] = credit
+        try:
+            for s in range(S):
+                delta[...] = 0
+                delta[lane, s] = 1
+                if self.contract_lanes(self, self.delta, address(J[s]), False) != FINE:
+                    break
+        finally:
+            delta[...] = credit
         self.raise_failure()
         return J + 0  # -0.0, from a product of 0 and another lane's numbers, becomes 0.0
 
@@ -155,37 +155,53 @@ cdef class Carry(Buffers):
     # ---- for the engine --------------------------------------------------------------------------------------------
 
     cdef int keep_array(self, name, array) except -1:
-        cdef int index = self.n_kept
-        if index == MOST_ARRAYS:
-            raise ValueError(f"a carry keeps at most {MOST_ARRAYS} arrays")
         if name in self.kept:
             raise ValueError(f"name must be a new one, got {name!r}, which the carry keeps already")
         self.kept[name] = array
-        self.kept_data[index] = <char *> address(array)
-        self.kept_size[index] = array.nbytes // self.batch_size
+        if self.n_kept < MOST_ARRAYS:
+            self.kept_data[self.n_kept] = <char *> address(array)
+            self.kept_size[self.n_kept] = array.nbytes // self.batch_size
         self.n_kept += 1
         return 0
 
-    cdef int start(
-        self, Buffers tape, tuple generators, int n_terms, int n_threads, int lane_threads,
-    ) except -1:
+    cdef bint defines(self, name):
+        # Does a subclass in Python, or the object itself, define this method?
+        return name in getattr(self, "__dict__", {}) or getattr(type(self), name) is not getattr(Carry, name)
+
+    cdef int start(self, tuple generators, int block, int n_threads) except -1:
         S, P, n, m = self.sizes.S, self.sizes.P, self.sizes.n, self.sizes.m
-        if self.tape is not None:
+        cdef int n_terms, lanes_at_once = min(n_threads, self.batch_size)
+        if self.generators is not None:
             raise ValueError("carry must be a new one, got one that another estimator uses")
-        if self.contract_lanes == NULL:
-            self.contract(None)  # says that it must be defined
-        if self.contract_lanes == contract_in_python and self.absorb_lane == NULL and self.absorb_lane_step == NULL:
-            self.absorb(0, None, None, None)
-        self.n_threads, self.lane_threads = n_threads, lane_threads
-        self.prepare(n_terms, n_threads)
-        self.draws = <double *> self.reserve((n_threads, self.n_draws), np.float64)
+        if self.is_compiled():
+            for name in ("absorb", "absorb_step", "contract", "zero"):
+                if self.defines(name):
+                    raise TypeError(f"{type(self).__name__} must not define {name}: its base is compiled")
+            if self.n_kept > MOST_ARRAYS:
+                raise ValueError(f"a compiled carry keeps at most {MOST_ARRAYS} arrays, got {self.n_kept}")
+        else:
+            lanes_at_once = n_threads = 1  # methods in Python hold the interpreter's lock
+            if not self.defines("contract"):
+                raise NotImplementedError(f"{type(self).__name__} must define contract(delta)")
+            if self.defines("absorb_step"):
+                self.absorb_lane_step = absorb_step_in_python
+            elif self.defines("absorb"):
+                self.absorb_lane = absorb_in_python
+            else:
+                raise NotImplementedError(f"{type(self).__name__} must define absorb or absorb_step")
+        if self.is_local() and block != 1:
+            raise ValueError(f"block must be 1 for a carry that takes in each step at once, got {block}")
+        n_terms = block * self.sizes.q
+        self.n_threads, self.lane_threads = lanes_at_once, n_threads if self.batch_size == 1 else 1
+        self.prepare(n_terms, lanes_at_once)
+        self.draws = <double *> self.reserve((lanes_at_once, self.n_draws), np.float64)
         if self.absorb_lane != NULL:
             self.room_rows = self.front_rows + n_terms
-            self.u_room = self.reserve((n_threads, self.room_rows, m), None)
-            self.A_room = self.reserve((n_threads, self.room_rows, S, P), None)
-            self.phi_room = self.reserve((n_threads, 2, S, S), None)
-            self.dense_room = self.reserve((n_threads, S, n), None)
-        self.tape, self.generators = tape, generators
+            self.u_room = self.reserve((lanes_at_once, self.room_rows, m), None)
+            self.A_room = self.reserve((lanes_at_once, self.room_rows, S, P), None)
+            self.phi_room = self.reserve((lanes_at_once, 2, S, S), None)
+            self.dense_room = self.reserve((lanes_at_once, S, n), None)
+        self.generators = generators
         return 0
 
     cdef int prepare(self, int n_terms, int n_threads) except -1:
@@ -197,15 +213,25 @@ cdef class Carry(Buffers):
     cdef bint is_compiled(self) noexcept nogil:
         return self.contract_lanes != contract_in_python
 
-    cdef int zero_lane(self, int lane) except -1 nogil:
+    cdef bint lane_is_finite(self, int lane) except -1:
+        return all(np.isfinite(array[lane]).all() for array in self.arrays.values() if array.dtype.kind == "f")
+
+    cdef void zero_lane(self, int lane) noexcept nogil:
         cdef int i
         if self.is_compiled():
             for i in range(self.n_kept):
                 memset(self.kept_data[i] + lane * self.kept_size[i], 0, self.kept_size[i])
         else:
             with gil:
-                self.zero(lane)
-        return 0
+                try:
+                    self.zero(lane)
+                except BaseException as error:
+                    self.fail(error)
+
+    cdef void fail(self, error) noexcept:
+        # Keep the first exception of a call until every lane has had its turn
+        if self.failure is None:
+            self.failure = error
 
     cdef int raise_failure(self) except -1:
         if self.failure is not None:
@@ -229,10 +255,10 @@ cdef int absorb_in_python(Carry carry, const Block *block, const void *Phi, void
             transition = carry.view(Phi, (S, S)) if block.alive else np.zeros((S, S), carry.dtype)
             terms = carry.view(u, (block.n_terms, m)), carry.view(A, (block.n_terms, S, P))
             carry.absorb(block.lane, read_only(transition), *terms)
+            return FINE if carry.lane_is_finite(block.lane) else NOT_FINITE
         except BaseException as error:
-            carry.failure = carry.failure or error
+            carry.fail(error)
             return RAISED
-    return FINE
 
 
 cdef int absorb_step_in_python(
@@ -244,10 +270,10 @@ cdef int absorb_step_in_python(
             views = (
                 carry.tape.view(d, (q, k, G, n)), carry.tape.view(c, (k, k, n)), carry.tape.view(u, (q, carry.sizes.m)))
             carry.absorb_step(step.lane, *map(read_only, views))
+            return FINE if carry.lane_is_finite(step.lane) else NOT_FINITE
         except BaseException as error:
-            carry.failure = carry.failure or error
+            carry.fail(error)
             return RAISED
-    return FINE
 
 
 cdef int contract_in_python(Carry carry, const void *delta, void *gradient, bint add) noexcept nogil:
@@ -262,6 +288,6 @@ cdef int contract_in_python(Carry carry, const void *delta, void *gradient, bint
                     f"{type(carry).__name__}.contract must return an array of shape {target.shape}, got {result.shape}")
             np.add(target, result, out=target) if add else np.copyto(target, result, casting="same_kind")
         except BaseException as error:
-            carry.failure = carry.failure or error
+            carry.fail(error)
             return RAISED
     return FINE

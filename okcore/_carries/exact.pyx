@@ -50,7 +50,7 @@ cdef int absorb_into_influence(
     ExactCarry carry, const Block *block, const floating *Phi, const floating *u, const floating *A,
 ) noexcept nogil:
     cdef int S = carry.sizes.S, P = carry.sizes.P, m = carry.sizes.m, lane = block.lane, thread = block.thread
-    cdef int n_terms = block.n_terms, stripes, i, bad = 0, threads = threads_of(carry.lane_threads)
+    cdef int n_terms = block.n_terms, stripes, i, threads = threads_of(carry.lane_threads)
     cdef Py_ssize_t columns = <Py_ssize_t> P * m
     cdef floating *J = <floating *> carry.influence + lane * S * columns
     cdef bint add = block.alive and carry.nonzero[lane]
@@ -61,15 +61,13 @@ cdef int absorb_into_influence(
     if add:
         # J <- Phi J, in place by stripes of columns: (S, S)(S, P m), 2 S^2 P m flops
         stripes = <int> ((columns + STRIPE - 1) // STRIPE)
-        threads = parts_that_pay(stripes, 1, S * S * columns, threads)
+        threads = parts_that_pay(stripes, 1, S * <Py_ssize_t> S * columns, threads)
         if threads == 1:
             for i in range(stripes):
-                bad += move_stripe[floating](carry, thread, i, Phi, J)
+                move_stripe[floating](carry, thread, i, Phi, J)
         else:
             for i in prange(stripes, num_threads=threads, schedule="static"):
-                bad += move_stripe[floating](carry, threadid(), i, Phi, J)
-        if bad > 0:
-            return NOT_FINITE
+                move_stripe[floating](carry, threadid(), i, Phi, J)
     # J <- J + sum_i A_i (x) u_i: (N, S P)^T (N, m), 2 N S P m flops
     if n_terms > 0:
         transposed_gemm[floating](S * P, m, n_terms, 1, A, S * P, u, m, 1 if add else 0, J, m,
@@ -77,11 +75,11 @@ cdef int absorb_into_influence(
     elif not add:
         memset(J, 0, S * columns * sizeof(floating))
     carry.nonzero[lane] = add or n_terms > 0
-    return FINE
+    return FINE if all_finite[floating](S * columns, J) else NOT_FINITE
 
 
-cdef int move_stripe(ExactCarry carry, int thread, int index, const floating *Phi, floating *J) noexcept nogil:
-    # A stripe of columns of J <- Phi J, by way of a copy; 1 if something is not finite
+cdef void move_stripe(ExactCarry carry, int thread, int index, const floating *Phi, floating *J) noexcept nogil:
+    # A stripe of columns of J <- Phi J, by way of a copy
     cdef int S = carry.sizes.S, s, width
     cdef Py_ssize_t columns = <Py_ssize_t> carry.sizes.P * carry.sizes.m, start = <Py_ssize_t> index * STRIPE
     cdef floating *stripe = <floating *> carry.stripe + <Py_ssize_t> thread * S * STRIPE
@@ -89,10 +87,6 @@ cdef int move_stripe(ExactCarry carry, int thread, int index, const floating *Ph
     for s in range(S):
         memcpy(stripe + s * width, J + s * columns + start, width * sizeof(floating))
     gemm[floating](False, False, S, width, S, 1, Phi, S, stripe, width, 0, J + start, <int> columns)
-    for s in range(S):
-        if not all_finite[floating](width, J + s * columns + start):
-            return 1
-    return 0
 
 
 cdef int credit_times_influence(ExactCarry carry, const floating *delta, floating *gradient, bint add) noexcept nogil:

@@ -22,7 +22,7 @@ import numpy as np
 
 from okcore import _validation
 
-from okcore._carries.base cimport Carry
+from okcore._carries.base cimport Carry, room_A, room_u
 from okcore._engine.arguments cimport as_credits, as_inputs, as_lanes, as_output, holds_symbols
 from okcore._engine.buffers cimport Buffers, address
 from okcore._engine.cell_kernel cimport CellKernel
@@ -69,21 +69,22 @@ cdef class Engine(Buffers):
         self.bit_generators = NULL
 
     def __init__(self, CellKernel cell, Carry carry, int block, tuple generators, int n_threads):
-        cdef int B = carry.batch_size, lane, at_once
-        if carry.is_local() and block != 1:
-            raise ValueError(f"block must be 1 for a carry that takes in each step at once, got {block}")
-        self.cell, self.batch_size, self.block = cell, B, block
+        cdef int B = carry.batch_size, lane
+        if self.tape is not None:
+            raise RuntimeError(f"{type(self).__name__}.__init__ must be called once")
+        n_threads = min(n_threads, max(B, os.cpu_count() or 1))
+        try:
+            carry.start(generators, block, n_threads)
+            tape = Tape(cell, B, block, block > 1 or carry.absorb_lane != NULL, carry.is_local())
+        except MemoryError as error:
+            raise MemoryError(f"the memory for blocks of {block} steps cannot be had: {error}") from None
+        carry.tape = tape
+        self.cell, self.batch_size, self.block, self.n_threads = cell, B, block, n_threads
         self.dtype, self.sizes = cell.dtype, cell.sizes
-        self.n_threads = min(n_threads, max(B, os.cpu_count() or 1))
-        at_once = min(self.n_threads, B) if carry.is_compiled() else 1  # a carry in Python holds the interpreter's lock
-        tape = Tape(cell, B, block, block > 1 or carry.absorb_lane != NULL)
-        carry.start(tape, generators, block * self.sizes.q, at_once,
-                    self.n_threads if B == 1 and carry.is_compiled() else 1)
         self.carry, self.generators = carry, generators
 
         self.state = address(self.keep_zeros("state", (B, self.sizes.S), None))
         self.pending = address(self.keep_zeros("pending", (self.sizes.P, self.sizes.m), None))
-        self.has_pending = True
         self.infos = <int *> self.reserve((B,), np.intc)
         self.bit_generators = <bitgen_t **> malloc(B * sizeof(bitgen_t *))
         if self.bit_generators == NULL:
@@ -105,6 +106,7 @@ cdef class Engine(Buffers):
                 f"{type(self).__name__} is in use: another thread is inside one of its calls "
                 "(give each thread an estimator of its own)")
         self.in_use = True
+        self.carry.failure = None
         return 0
 
     cdef void leave(self) noexcept:
@@ -229,7 +231,8 @@ cdef class Engine(Buffers):
         Raises
         ------
         FloatingPointError
-            If the gradient overflows; names the lane. The credits are then dropped.
+            If the gradient overflows; names the lane. The credits are then dropped, as they are if a carry in Python
+            raises.
 
         Notes
         -----
@@ -265,7 +268,7 @@ cdef class Engine(Buffers):
         Notes
         -----
         Ctrl-C is noticed within a fraction of a second, or after the step that is being taken. `steps` then says how
-        many were taken, and their credits wait for `flush`.
+        many were taken, and their credits wait for `flush`. The same holds after any other exception.
         """
         cdef cnp.ndarray inputs, credits, hidden, gradient
         cdef Input step = Input(x=NULL, symbols=NULL, reset=NULL, in_run=True, same_theta=False)
@@ -367,6 +370,8 @@ cdef class Engine(Buffers):
         cdef void *delta = self.carry.delta
         self.tape.sweep(self.tape, dh, delta, gradient, add, self.carry.absorb_lane != NULL, threads_of(self.n_threads))
         if self.carry.contract_lanes(self.carry, delta, gradient, add or self.tape.open_steps > 0) != FINE:
+            if gradient == self.pending:  # it has the tape's part already: half a gradient must not stay
+                memset(self.pending, 0, size * self.cell.item)
             with gil:
                 self.carry.raise_failure()
         if not self.cell.all_finite(size, gradient):
@@ -375,7 +380,10 @@ cdef class Engine(Buffers):
             with gil:
                 if not self.tape.credits_are_finite():
                     raise FloatingPointError(f"the sum of credits is not finite at step {self.steps}")
-                self.raise_overflow(self.overflowing_lanes())
+                lanes = self.overflowing_lanes()
+                if not lanes:
+                    raise FloatingPointError(f"the sum of gradients is not finite at step {self.steps}")
+                self.raise_overflow(lanes)
         return 0
 
     cdef int accumulate_credit(self, const void *dh) except -1 nogil:
@@ -449,22 +457,29 @@ cdef class Engine(Buffers):
         return 0
 
     cdef int reset_lanes(self, const unsigned char *mask) except -1 nogil:
+        # Whatever raises, the reset is done; then the exception reaches the caller.
         cdef Py_ssize_t row = self.sizes.S * self.cell.item
         cdef int lane, n_reset = 0
         cdef bint all_lanes
         for lane in range(self.batch_size):
             n_reset += mask[lane] != 0
         all_lanes = n_reset == self.batch_size
-        if all_lanes:  # nothing is left of the block, so a new one starts
-            self.sweep_credits()
-            self.tape.empty()
-        for lane in range(self.batch_size):
-            if mask[lane]:
-                memset(<char *> self.state + lane * row, 0, row)
-                if all_lanes or self.carry.is_local():
-                    self.carry.zero_lane(lane)
-                else:
-                    self.tape.cut_lane(lane)
+        try:
+            if all_lanes:  # nothing is left of the block, so a new one starts
+                self.sweep_credits()
+        finally:
+            if all_lanes:
+                self.tape.empty()
+            for lane in range(self.batch_size):
+                if mask[lane]:
+                    memset(<char *> self.state + lane * row, 0, row)
+                    if all_lanes or self.carry.is_local():
+                        self.carry.zero_lane(lane)
+                    else:
+                        self.tape.cut_lane(lane)
+        if not self.carry.is_compiled():
+            with gil:
+                self.carry.raise_failure()
         return 0
 
     # ---- errors --------------------------------------------------------------------------------------------------
@@ -485,10 +500,7 @@ cdef class Engine(Buffers):
         return lanes
 
     cdef raise_overflow(self, lanes, remedy=""):
-        if not lanes:
-            where = "all lanes together"
-        else:
-            where = ("lane " if len(lanes) == 1 else "lanes ") + ", ".join(map(str, lanes))
+        where = ("lane " if len(lanes) == 1 else "lanes ") + ", ".join(map(str, lanes))
         raise FloatingPointError(
             f"the influence of {where} is not finite at step {self.steps}{remedy}: the product of the state Jacobians "
             "grows without bound (reset the lane, or keep theta smaller)")
@@ -506,7 +518,7 @@ cdef class Engine(Buffers):
 cdef int absorb(Engine e, int lane, int thread) noexcept nogil:
     # One lane's block or newest step, with its draws; returns what the carry's function does.
     cdef Sizes sizes = e.sizes
-    cdef Py_ssize_t item = e.cell.item, SP = <Py_ssize_t> sizes.S * sizes.P, row, i
+    cdef Py_ssize_t item = e.cell.item, i, at = lane
     cdef double *draws = e.carry.draws + thread * e.carry.n_draws
     cdef bitgen_t *bit_generator = e.bit_generators[lane]
     cdef Step step = Step(lane=lane, thread=thread, draws=draws)
@@ -520,12 +532,10 @@ cdef int absorb(Engine e, int lane, int thread) noexcept nogil:
     if e.carry.is_local():  # the step is in the tape's first slot
         return e.carry.absorb_lane_step(
             e.carry, &step,
-            <char *> e.tape.d + lane * sizes.q * sizes.k * sizes.P * item,
-            <char *> e.tape.c + lane * sizes.k * sizes.S * item,
-            <char *> e.tape.u_hat + lane * sizes.q * sizes.m * item)
-    row = <Py_ssize_t> thread * e.carry.room_rows + e.carry.front_rows
-    u = <char *> e.carry.u_room + row * sizes.m * item
-    A = <char *> e.carry.A_room + row * SP * item
+            <char *> e.tape.d + at * sizes.q * sizes.k * sizes.P * item,
+            <char *> e.tape.c + at * sizes.k * sizes.S * item,
+            <char *> e.tape.u_hat + at * sizes.q * sizes.m * item)
+    u, A = room_u(e.carry, thread, e.carry.front_rows), room_A(e.carry, thread, e.carry.front_rows)
     phi = <char *> e.carry.phi_room + <Py_ssize_t> thread * 2 * sizes.S * sizes.S * item
     Phi = e.tape.lane_terms(
         e.tape, &block, phi, <char *> e.carry.dense_room + <Py_ssize_t> thread * sizes.S * sizes.n * item, u, A)

@@ -11,7 +11,7 @@ cdef struct Input:
     const long long *symbols       # (B,) one-hot symbols, where x is NULL
     const unsigned char *reset     # (B,) lanes that start a new sequence before this step, or NULL
     bint in_run                    # theta will not change for some steps
-    bint same_theta                # nor has it since the last step
+    bint same_theta                # theta has not changed since the last step
 
 # The newest step of one lane, for a local carry
 cdef struct Step:

@@ -21,7 +21,7 @@ ctypedef void (*sweep_function)(
     Tape tape, const void *dh, void *delta, void *gradient, bint add, bint reach_back, int threads) noexcept nogil
 
 # The steps of block.lane as terms u (n_terms, m), A (n_terms, S, P), newest first; fills in alive and n_terms. Returns
-# the transition Phi (S, S): one of the two in phi (2, S, S), undefined unless alive. dense (S, n) is scratch.
+# the transition Phi (S, S), a matrix inside phi (2, S, S); NULL if the lane was reset. dense (S, n) is scratch.
 ctypedef const void *(*lane_terms_function)(
     Tape tape, Block *block, void *phi, void *dense, void *u, void *A) noexcept nogil
 
@@ -33,6 +33,7 @@ cdef class Tape(Buffers):
     cdef bint credited                   # does it hold credits that no sweep has taken?
     cdef int last_slot                   # of the newest snapshot of W_h; -1: none
     cdef bint keeps_w                    # are snapshots of W_h needed at all?
+    cdef bint stays_empty                # for a local carry, which takes in each step at once
 
     # Kept, of K steps and a slot for the step that is being taken
     cdef void *u_hat                     # (K + 1, B, q, m)

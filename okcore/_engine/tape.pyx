@@ -26,16 +26,17 @@ from okcore._kernels cimport (
 )
 
 cdef enum:
-    MANY_LANES = 4   # from which on theta^T, copied once per run, is worth its making
+    MANY_LANES = 4   # the least number of lanes for which copying theta^T once per run pays
 
 
 cdef class Tape(Buffers):
     """The open block's steps: augmented inputs u_hat, diagonals d and c, the W_h each step used, resets, credits."""
 
-    def __init__(self, CellKernel cell, int batch_size, int block, bint keeps_w):
-        cdef int B = batch_size, K = block
+    def __init__(self, CellKernel cell, int batch_size, int block, bint keeps_w, bint stays_empty):
+        cdef Py_ssize_t B = batch_size, K = block
         cdef Sizes sizes = cell.sizes
-        self.cell, self.batch_size, self.block, self.keeps_w = cell, B, K, keeps_w
+        self.cell, self.batch_size, self.block = cell, batch_size, block
+        self.keeps_w, self.stays_empty = keeps_w, stays_empty
         self.dtype = cell.dtype
         self.last_slot = -1
         self.u_hat = address(self.keep_zeros("u_hat", (K + 1, B, sizes.q, sizes.m), None))
@@ -74,7 +75,7 @@ cdef class Tape(Buffers):
         self.cut[self.open_steps * self.batch_size + lane] = 1
 
     cdef void empty(self) noexcept nogil:
-        memset(self.cut, 0, (self.open_steps + 1) * self.batch_size)
+        memset(self.cut, 0, (self.open_steps + 1) * <Py_ssize_t> self.batch_size)
         self.open_steps = 0
 
     cdef void forget_credits(self) noexcept nogil:
@@ -135,8 +136,8 @@ cdef class Tape(Buffers):
         """Return the entries of `state` that are the tape's, as arrays; ValueError or TypeError if they are none."""
         checked = {"open_steps": _validation.as_int("open_steps", state["open_steps"], 0)}
         j = checked["open_steps"]
-        if j > self.block:
-            raise ValueError(f"open_steps must be at most {self.block}, got {j}")
+        if j > (0 if self.stays_empty else self.block):
+            raise ValueError(f"open_steps must be at most {0 if self.stays_empty else self.block}, got {j}")
         snapshots = len(state["w"]) if np.ndim(state["w"]) == 3 else 0
         if snapshots > j or (j and self.keeps_w and snapshots == 0):
             raise ValueError(f"w must hold from 1 to {j} snapshots, got {snapshots}")
@@ -145,8 +146,11 @@ cdef class Tape(Buffers):
             shape = (lengths.get(name, j), *array.shape[1:])
             checked[name] = _validation.as_floats(name, state[name], shape, array.dtype, finite=array.dtype.kind == "f")
         w_slot = checked["w_slot"]
-        if w_slot.size and not (w_slot.min() >= 0 and w_slot.max() < max(1, snapshots)):
-            raise ValueError(f"w_slot must be from 0 to {snapshots - 1}, got {w_slot}")
+        if self.keeps_w and j:  # in the order of their first use: a slot used again would be overwritten too soon
+            if w_slot[0] != 0 or w_slot[j - 1] != snapshots - 1 or not np.isin(np.diff(w_slot), (0, 1)).all():
+                raise ValueError(f"w_slot must rise from 0 to {snapshots - 1} by ones, got {w_slot}")
+        elif w_slot.any():
+            raise ValueError(f"w_slot must be zero, got {w_slot}")
         for name, blocks in self.cell._always_zero:
             if checked[name][blocks].any():
                 raise ValueError(f"{name} is no tape of {type(self.cell).__name__}: what is always zero is not")

@@ -45,7 +45,7 @@ void PUBLIC(own_unit_contract)(ptrdiff_t k, ptrdiff_t G, ptrdiff_t n, ptrdiff_t 
     DISPATCH(own_unit_contract, k, G, n, m, delta, J, beta, gradient)
 }
 
-#define STEP(name)                                                                                                     \
+#define STEP(name, G, k, q)                                                                                            \
     static void JOIN(step_, TYPE_PREFIX, name, )(ptrdiff_t lanes, ptrdiff_t n, void *pre, const void *state,           \
                                                  void *state_next, void *d, void *c)                                   \
     {                                                                                                                  \

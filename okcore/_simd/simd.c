@@ -85,11 +85,13 @@ static int level(void) { return 0; }
 #define TYPE_PREFIX d
 #include "public.h"
 
-okcore_pointwise okcore_cell(const char *name, int is_double)
+okcore_pointwise okcore_cell(const char *name, int is_double, int sizes[3])
 {
-#define NAMED(cell)                                                                                                    \
-    if (strcmp(name, #cell) == 0)                                                                                      \
-        return is_double ? step_d##cell : step_s##cell;
+#define NAMED(cell, G, k, q)                                                                                           \
+    if (strcmp(name, #cell) == 0) {                                                                                    \
+        sizes[0] = G, sizes[1] = k, sizes[2] = q;                                                                      \
+        return is_double ? step_d##cell : step_s##cell;                                                                \
+    }
     EACH_CELL(NAMED)
 #undef NAMED
     return NULL;

@@ -69,7 +69,7 @@ void okcore_down_unit_contract(ptrdiff_t k, ptrdiff_t G, ptrdiff_t n, ptrdiff_t 
    pre (lanes, q, G, n) is overwritten; state, state_next (lanes, k, n); d (lanes, q, k, G, n); c (lanes, k, k, n). */
 typedef void (*okcore_pointwise)(ptrdiff_t lanes, ptrdiff_t n, void *pre, const void *state, void *state_next, void *d,
                                  void *c);
-okcore_pointwise okcore_cell(const char *name, int is_double);
+okcore_pointwise okcore_cell(const char *name, int is_double, int sizes[3]); /* its gates, state blocks, terms */
 
 /* Is no entry Inf or NaN? */
 int okcore_sfinite(ptrdiff_t size, const float *x);

@@ -1,0 +1,45 @@
+"""The base of the carries that are sums of Kronecker products: a subclass says how N terms become at most `rank`."""
+
+from okcore._carries.base cimport Carry
+from okcore._engine.messages cimport Block
+
+cdef enum:
+    FAILED = -1             # something is not finite
+    KEEP_ALL = -2           # all terms fit: nothing is mixed
+    NO_SVD = -3             # it did not converge
+
+
+# What one thread works in
+cdef struct Scratch:
+    double *mix_u           # (N, rank) mixing coefficients: u'_l = sum_i mix_u[i, l] u_i
+    double *mix_A           # (N, rank) and A'_l = sum_i mix_A[i, l] A_i
+    void *casts             # (N, rank) either of them, in the cell's dtype
+    bint precise_u, precise_A   # are their coefficients so large that terms cancel?
+    double *packed          # (N + rank) GRAM_LD
+    double *doubles
+    void *bytes
+
+
+cdef class KroneckerCarry(Carry)
+
+# Fill in the coefficients that mix N = n_old + block.n_terms terms u (N, m), A (N, S, P): the old ones, moved through
+# the block, then the block's own, newest step first.
+# Returns the number of terms that come out, KEEP_ALL, FAILED or NO_SVD.
+ctypedef int (*mixing_function)(
+    KroneckerCarry carry, const Block *block, int n_old, const void *u, const void *A, Scratch *scratch) noexcept nogil
+
+
+cdef class KroneckerCarry(Carry):
+    cdef readonly int rank
+    cdef double weight
+    cdef void *u                   # (B, rank, m)
+    cdef void *A                   # (B, rank, S, P)
+    cdef int *active               # (B,) terms in use; the others are zero
+    cdef void *rows                # (B, rank, P) delta A_i
+    cdef int most_terms
+    cdef double *doubles           # (threads, doubles_size)
+    cdef char *bytes               # (threads, bytes_size)
+    cdef Py_ssize_t doubles_size, bytes_size
+    cdef mixing_function mixing    # bound by the subclass
+
+    cdef Scratch scratch_of(self, int thread) noexcept nogil
