@@ -26,7 +26,8 @@ What is compiled (each uses only what stands below it)
     _blas.pyx                   row-major BLAS and LAPACK; the only module that cimports SciPy
 
 What runs and checks
-    runs/               a run in a folder: run.py, options.py, command_line.py; checkpoint.py, which trainer.py uses too
+    runs/               a run in a folder: run.py, options.py, files.py, command_line.py, and checkpoint.py, which
+                        trainer.py uses too
     _engine/block_length.py     block="auto"
     _validation.py, _random.py, _config.py, _docstrings.py
 """
@@ -42,10 +43,11 @@ _waits = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "2000"}
 if _waits.keys() & _os.environ.keys():
     _waits = {}
 _os.environ.update(_waits)
-from okcore._engine import engine  # noqa: F401
-
-for _name in _waits:
-    del _os.environ[_name]
+try:
+    from okcore._engine import engine  # noqa: F401
+finally:
+    for _name in _waits:
+        del _os.environ[_name]
 
 from okcore import cells, estimators, kron, tasks, testing
 from okcore._carries.base import Carry

@@ -1,9 +1,11 @@
 """Versions, BLAS, threads and build flags of this installation."""
 
+import math
 import os
 import platform
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import scipy
@@ -32,10 +34,35 @@ def config():
 
 
 def usable_processors():
-    """Return the number of processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Return the number of processors this process may use: by affinity, cgroup quota and OMP_NUM_THREADS."""
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if (quota := _cgroup_quota()) is not None:
+        found = min(found, max(1, math.ceil(quota)))
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return min(found, int(asked)) if asked.isdigit() and int(asked) > 0 else found
+
+
+def _cgroup_quota():
+    """Return the processors' worth of time that the control group allows, or None (Linux; versions 2 and 1)."""
+    root = Path("/sys/fs/cgroup")
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        own = next((line.partition("::")[2] for line in lines if line.startswith("0::")), "/")
+    except OSError:
+        own = "/"
+    limits = []
+    for folder in (root / own.strip("/"), *(root / own.strip("/")).parents):
+        for name, split in (("cpu.max", True), ("cpu/cpu.cfs_quota_us", False), ("cpu.cfs_quota_us", False)):
+            try:
+                text = (folder / name).read_text().split()
+                period = text[1] if split else (folder / name).with_name("cpu.cfs_period_us").read_text()
+                if text[0] not in ("max", "-1"):
+                    limits.append(int(text[0]) / int(period))
+            except (OSError, ValueError, IndexError):
+                continue
+        if folder == root:
+            break
+    return min(limits, default=None)
 
 
 def show_config(file=None):

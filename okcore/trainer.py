@@ -118,14 +118,17 @@ class OnlineTrainer:
         updates = {
             "theta": (self.cell.theta, self._gradient), "readout": (self.readout.weights, readout_gradient)
         }
-        if type(self.optimizer).update is Optimizer.update:
-            self.optimizer.update_all(updates)  # both, or neither
-        else:
+        try:
+            if type(self.optimizer).update is Optimizer.update:
+                self.optimizer.update_all(updates)  # both, or neither
+                return
             for name, (_, gradient) in updates.items():
                 if not is_finite(gradient):
                     raise FloatingPointError(f"gradient of {name!r} must be finite; no update was made")
             for name, (parameter, gradient) in updates.items():
                 self.optimizer.update(name, parameter, gradient)
+        except FloatingPointError as error:
+            raise FloatingPointError(f"at step {self.steps}: {error}") from None
 
     def predict(self, x, reset=None):
         """Take one time step without learning and return the readout's prediction, (B, n_out)."""

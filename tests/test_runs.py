@@ -26,13 +26,10 @@ from tests.conftest import ESTIMATORS
 
 SMALL = "--hidden 6 --batch 3 --rank 2 --block 4 --threads 1 --log-every 5".split()
 MEASURED = {"copy": "copy_length", "text": "valid_bpc"}
-# python -m okcore, with a checkpoint every so many seconds
-SAVING = "import sys; from okcore.runs import command_line as cli, run; run.SAVE_SECONDS = {}; sys.exit(cli.main())"
 
 
-def command(*arguments, save_seconds=None):
-    start = ["-m", "okcore"] if save_seconds is None else ["-c", SAVING.format(save_seconds)]
-    return [sys.executable, *start, *map(str, arguments)]
+def command(*arguments):
+    return [sys.executable, "-m", "okcore", *map(str, arguments)]
 
 
 def shell(*arguments, folder=None, status=0):
@@ -53,10 +50,10 @@ def okcore(*arguments, status=0):
 
 
 @contextlib.contextmanager
-def started(*arguments, save_seconds=None):
+def started(*arguments):
     """Start a command; end it if the test does not."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command(*arguments, save_seconds=save_seconds), **pipes) as process:
+    with subprocess.Popen(command(*arguments), **pipes) as process:
         try:
             yield process
         finally:
@@ -113,7 +110,7 @@ def test_train(estimator, task, text, tmp_path):
     options = [*SMALL, "--estimator", estimator, "--steps", 43, "--out", folder]
     said, errors = shell("train", task, *source, *options)
     assert errors == ""
-    assert f"okcore resume {folder}" in said
+    assert f"okcore resume {shlex.quote(str(folder))}" in said
     assert sorted(file.name for file in folder.iterdir()) == ["checkpoint.npz", "metrics.jsonl", "run.json"]
 
     lines = metrics(folder)
@@ -344,7 +341,7 @@ def test_config_names_versions_and_blas():
 def test_a_run_that_diverges_says_so(tmp_path):
     options = [*SMALL, "--optimizer", "sgd", "--lr", "1e38", "--clip", "0", "--out", tmp_path / "run"]
     _, errors = shell("train", "copy", *options, status=1)
-    assert "not finite at step" in errors
+    assert "at step" in errors
 
 
 # ---- resume --------------------------------------------------------------------------------------
@@ -363,7 +360,7 @@ def test_more_steps_are_the_longer_run(options, tmp_path):
     okcore("resume", folder, "--steps", 35, "--threads", 2)
     assert json.loads((folder / "run.json").read_text())["options"]["steps"] == 35
     said, errors = okcore("resume", folder, "--steps", 50)
-    assert errors == "" and f"okcore resume {folder}" in said
+    assert errors == "" and f"okcore resume {shlex.quote(str(folder))}" in said
     assert_same_run(folder, tmp_path / "whole")
 
 
@@ -393,7 +390,7 @@ def test_a_run_that_was_stopped_resumes_bitwise(number, whole, tmp_path):
         said, errors = process.communicate(timeout=30)
         assert process.returncode == 0
     assert errors == ""
-    assert number.name in said and f"okcore resume {folder}" in said
+    assert number.name in said and f"okcore resume {shlex.quote(str(folder))}" in said
     stopped_at = checkpoint.read(folder / "checkpoint.npz")["trainer"]["steps"]
     assert 60 < stopped_at < 10_000
     assert 0 <= stopped_at - metrics(folder)[-1]["step"] < 20
@@ -404,7 +401,7 @@ def test_a_run_that_was_stopped_resumes_bitwise(number, whole, tmp_path):
 def test_a_run_that_was_killed_resumes_bitwise(whole, tmp_path):
     expected, arguments = whole
     folder = tmp_path / "run"
-    with started(*arguments, "--out", folder, save_seconds=0.05) as process:
+    with started(*arguments, "--out", folder, "--save-every", 0.05) as process:
         wait_for((folder / "checkpoint.previous.npz").exists, process)
         wait_for(has_lines(folder, 20), process)
         process.kill()
@@ -511,7 +508,7 @@ def test_a_checkpoint_of_another_run_is_refused(two_checkpoints, tmp_path):
     (folder / "checkpoint.npz").write_bytes(foreign)
     before = (folder / "metrics.jsonl").read_text()
     _, errors = okcore("resume", folder, "--steps", 40, status=1)
-    assert "error" in errors and "theta" in errors
+    assert "error" in errors and "hidden" in errors
     assert (folder / "checkpoint.npz").read_bytes() == foreign
     assert (folder / "metrics.jsonl").read_text() == before
 

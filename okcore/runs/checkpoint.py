@@ -2,11 +2,13 @@
 
 import io
 import os
-import tempfile
 import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
+
+from okcore.runs import files
 
 FORMAT = 1
 
@@ -34,35 +36,13 @@ def previous(path):
 def write(path, groups, keep=False):
     """Write {group: {name: array or plain scalar}} to `path`, atomically.
 
-    The file is written under another name in the same folder, flushed to disk and renamed. With `keep`, an existing
-    file is kept as ``<name>.previous.npz``.
+    With `keep`, an existing file is kept as ``<name>.previous.npz``.
     """
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem + ".", suffix=".partial")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            flat = flatten(groups)
-            np.savez(file, allow_pickle=False, **{"okcore/format": FORMAT, "okcore/entries": len(flat)}, **flat)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        if keep and path.exists():
-            os.replace(path, previous(path))
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def _umask():
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    flat = flatten(groups)
+    entries = {"okcore/format": FORMAT, "okcore/entries": len(flat)}
+    files.replace(
+        path, lambda file: np.savez(file, allow_pickle=False, **entries, **flat), previous(path) if keep else None
+    )
 
 
 def read(path):
@@ -71,6 +51,9 @@ def read(path):
         raise IsADirectoryError(f"checkpoint must be a file, got the folder {str(path)!r}")
     data = Path(path).read_bytes()
     try:
+        with zipfile.ZipFile(io.BytesIO(data)) as file:  # stored as they are: none unpacks to more than the file
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in file.infolist()):
+                raise ValueError("it is compressed")
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             flat = {name: file[name] for name in file.files}
     except Exception as error:  # zipfile, zlib and NumPy raise many kinds of errors for damaged files

@@ -1,6 +1,8 @@
 """The command line: okcore train, okcore resume, okcore config."""
 
 import argparse
+import contextlib
+import shlex
 import shutil
 import sys
 import warnings
@@ -10,8 +12,8 @@ from okcore import __version__, _config
 from okcore.cells import CELLS
 from okcore.estimators import ESTIMATORS
 from okcore.optimizers import OPTIMIZERS
-from okcore.runs import run as runs
 from okcore.runs.options import DEFAULTS, PAPER, resolve
+from okcore.runs.run import Run, say
 
 DESCRIPTION = """\
 Train recurrent networks online with untruncated gradients, on a CPU.
@@ -136,6 +138,10 @@ def add_options(parser, task):
     run.add_argument("--out", type=Path, metavar="DIR", help=f"folder of the run (default runs/{task}-001, -002, ...)")
     run.add_argument("--preset", choices=("paper",), help="the OK paper's sizes for all options not given")
     run.add_argument(
+        "--save-every", type=checked(float, 0), default=60.0, metavar="SECONDS",
+        help="seconds between two checkpoints (default 60; the first after 5 at most)",
+    )
+    run.add_argument(
         "--log-every", type=checked(int, 0), default=0, metavar="T", help="steps per metrics line (default: 200 lines)"
     )
 
@@ -170,6 +176,9 @@ def make_parser():
     resume.add_argument("folder", metavar="DIR", type=Path, help="the run's folder")
     resume.add_argument("--steps", type=checked(int, 1), metavar="T", help="new last step")
     resume.add_argument("--threads", type=checked(int, 1), metavar="N", help="threads for the lanes")
+    resume.add_argument(
+        "--save-every", type=checked(float, 0), metavar="SECONDS", help="seconds between two checkpoints"
+    )
 
     commands.add_parser(
         "config", help="show versions, BLAS, threads and build flags", formatter_class=raw,
@@ -189,24 +198,27 @@ def called():
 
 def train(run):
     """Train a run to its end and print a summary; return the exit status."""
-    okcore = called()
+    okcore, folder = called(), shlex.quote(str(run.folder))
     estimator = run.trainer.estimator
-    print(f"{run.trainer.cell.theta.size:,} recurrent parameters, {estimator!r}")
-    print(f"Writing to {run.folder}; Ctrl-C saves and stops.", flush=True)
+    say(f"{run.trainer.cell.theta.size:,} recurrent parameters, {estimator!r}")
+    say(f"Writing to {run.folder}; Ctrl-C saves and stops.")
     stopped = run.train()
     if stopped:
-        print(f"\nStopped by {stopped} after step {run.trainer.steps:,}; everything is saved.")
-        print(f"  {okcore} resume {run.folder}")
+        message = f"Stopped by {stopped} after step {run.trainer.steps:,}; everything is saved."
+        message += f"\n  {okcore} resume {folder}"
+        if not say("\n" + message) or stopped == "a closed standard output":
+            with contextlib.suppress(OSError):
+                print(message, file=sys.stderr)
         return 0
-    print()
-    print(run.summary())
-    print("Continue with")
-    print(f"  {okcore} resume {run.folder} --steps {2 * run.options['steps']}")
+    say()
+    say(run.summary())
+    say("Continue with")
+    say(f"  {okcore} resume {folder} --steps {2 * run.options['steps']}")
     if run.options["task"] == "copy":
-        print(f"  {okcore} train copy --preset paper --steps 40000     the paper's network, in a few minutes")
-        print(f"  {okcore} train text python-docs                      the same on real text")
+        say(f"  {okcore} train copy --preset paper --steps 40000     the paper's network, in a few minutes")
+        say(f"  {okcore} train text python-docs                      the same on real text")
     else:
-        print(f"  {okcore} train copy                                  a task where long memory matters")
+        say(f"  {okcore} train copy                                  a task where long memory matters")
     return 0
 
 
@@ -219,9 +231,14 @@ def main(argv=None):
             _config.show_config()
             return 0
         if arguments.command == "resume":
-            return train(runs.Run.open(arguments.folder, arguments.steps, arguments.threads))
-        folder = arguments.out or runs.free_folder(arguments.task)
-        return train(runs.Run.create(folder, resolve(vars(arguments))))
+            run = Run.open(arguments.folder, arguments.steps, arguments.threads, arguments.save_every)
+        else:
+            run = Run.create(arguments.out, resolve(vars(arguments)))
+        with run:
+            return train(run)
+    except KeyboardInterrupt:
+        print("\nokcore: interrupted", file=sys.stderr)
+        return 130
     except FloatingPointError as error:
         print(f"okcore: error: {error}; try a smaller --lr or --clip", file=sys.stderr)
         return 1
