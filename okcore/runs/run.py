@@ -61,6 +61,30 @@ def say(*text):
         return False
 
 
+class Forgiving:
+    """Standard error for a progress bar: a terminal that has gone is no reason to end a run halfway through a step."""
+
+    encoding = property(lambda self: sys.stderr.encoding)
+
+    def write(self, text):
+        """Write what can be written."""
+        with contextlib.suppress(OSError):
+            sys.stderr.write(text)
+
+    def flush(self):
+        """Flush what can be flushed."""
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
+
+    def isatty(self):
+        """Return whether it is a terminal."""
+        return sys.stderr.isatty()
+
+    def fileno(self):
+        """Return the descriptor, for the width of the terminal."""
+        return sys.stderr.fileno()
+
+
 def different(old, new):
     """Return what differs between two installations so that last bits may differ, in words."""
 
@@ -237,7 +261,8 @@ class Run:
         """
         total, first = self.options["steps"], self.trainer.steps
         every, save_every = self.options["log_every"], self.options["save_every"]
-        bar = tqdm(total=total, initial=first, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True)
+        shown = sys.stderr.isatty()
+        bar = tqdm(total=total, initial=first, unit="step", disable=not shown, dynamic_ncols=True, file=Forgiving())
         stopped = []
         clock = time.monotonic()
         next_save = clock + min(save_every, FIRST_SAVE)
