@@ -4,7 +4,7 @@
     floor         time / floor, where the floor is the step's large products alone, by BLAS
     noise-cost    error of one gradient against time per step, for OK by rank and block and for the others
 
-Each figure is written as SVG and PNG.  The measurements go to measurements.json, from which --redraw draws again.
+Each figure is written as SVG and PNG. The measurements go to measurements.json, from which --redraw draws again.
 Leave OPENBLAS_CORETYPE unset: it would choose BLAS's kernels, and so change the floor.
 """
 
@@ -18,14 +18,10 @@ import numpy as np
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from benchmarks import scaling
-from benchmarks.common import ESTIMATORS, TOY, Stream
-from measure import paired
-from targets import Stepper, products, warm
-from threadpoolctl import threadpool_limits
+import measure
+import targets
+from benchmarks import ratios
 from tqdm import tqdm
-
-import okcore
 
 NAMES = {  # label, colour and marker; the colours (Okabe and Ito) suit colour-blind readers
     "rtrl-block1": ("exact RTRL, textbook", "#D55E00", "s"),
@@ -37,6 +33,8 @@ NAMES = {  # label, colour and marker; the colours (Okabe and Ito) suit colour-b
     "snap1": ("SnAp-1", "#8C510A", "h"),
     "tbptt": ("TBPTT, window 25", "#000000", "X"),
 }
+RANKS = {2: "#56B4E9", 4: "#009E73", 8: "#0072B2", 16: "#CC79A7"}  # of OK, in the figure of noise
+BLOCKS = {1: "s", 4: "^", 16: "o"}
 
 
 def style(name):
@@ -44,90 +42,49 @@ def style(name):
     return NAMES.get(name, (name, "#777777", "*"))
 
 
-# ---- measuring -------------------------------------------------------------------------------------------------------
+# ---- measurements ----------------------------------------------------------------------------------------------------
 
 
-def measure_scaling(bar):
-    """Return sizes, seconds per step and bytes for every algorithm."""
-    found = {}
-    for name in ESTIMATORS:
-        bar.set_postfix_str(name)
-        time_sizes, memory_sizes = scaling.sizes_for_time(name), scaling.sizes_for_memory(name)
-        found[name] = {
-            "time_sizes": time_sizes,
-            "seconds": [scaling.seconds_a_step(name, n) for n in time_sizes],
-            "seconds_flushed": [scaling.seconds_a_step(name, n, flushed=True) for n in time_sizes],
-            "memory_sizes": memory_sizes,
-            "bytes": [scaling.memory_bytes(name, n) for n in memory_sizes],
-        }
-        bar.update()
-    return found
-
-
-def measure_floor(bar):
-    """Return [label, time / floor, target] for each target whose floor is matrix products."""
-    found = []
-    for n, target in ((128, 1.4), (256, 1.25), (512, 1.15)):
-        for rank in (8, 16):
-            n_now = 4 if TOY else n
-            cell = okcore.RNN(16, n_now, rng=0)
-            job = warm(Stepper(cell, okcore.OK(cell, rank, 1, rng=0)), 2 * rank + 2)
-            ratio, *_ = paired(job, products([(n_now, n_now, n_now, rank)]), 7)
-            found.append([f"OK, rank {rank}, n = {n}", ratio, target])
-            bar.update()
-    n = 4 if TOY else 128
-    cell = okcore.RNN(16, n, rng=0)
-    ratio, *_ = paired(warm(Stepper(cell, okcore.RTRL(cell, 1))), products([(n, n, n * (n + 17), 1)]), 7)
-    found.append(["exact RTRL, textbook, n = 128", ratio, 1.2])
-    bar.update()
-    return found
-
-
-def measure_noise(bar):
-    """Return the relative error of one gradient after 200 steps (RMS over seeds) and the seconds per step: RHN, n = 64."""
-    n, T, seeds = (4, 20, 2) if TOY else (64, 200, 12)
-    cell = okcore.RHN(16, n, rng=0)
-    cell.theta[n:, -1] += 3  # f is about 0.95: a state lasts about twenty steps
-    rng = np.random.default_rng(1)
-    xs = rng.normal(size=(T, 1, 16)).astype(cell.dtype)
-    dh = rng.normal(size=(1, n)).astype(cell.dtype)
-    exact = okcore.RTRL(cell)
-    exact.run(xs)
-    truth = exact.gradient(dh)
-    makers = {f"OK {r} {K}": lambda seed, r=r, K=K: okcore.OK(cell, r, K, rng=seed) for r in (2, 4, 8, 16) for K in (1, 4, 16)}
-    makers |= {
-        "kf-rtrl": lambda seed: okcore.KFRTRL(cell, rng=seed),
-        "uoro": lambda seed: okcore.UORO(cell, rng=seed),
-        "tbptt": lambda seed: okcore.TBPTT(cell, 25),
-        "rtrl-block1": lambda seed: okcore.RTRL(cell, 1),
-        "rtrl": lambda seed: okcore.RTRL(cell),
+def scaling_of(form):
+    """Return sizes, seconds per step and bytes of an algorithm."""
+    time_sizes, memory_sizes = measure.TIME_SIZES[form], measure.MEMORY_SIZES[form]
+    return {
+        "time_sizes": time_sizes,
+        "seconds": [measure.seconds_per_step(form, n) for n in time_sizes],
+        "seconds_flushed": [measure.seconds_per_step(form, n, flushed=True) for n in time_sizes],
+        "memory_sizes": memory_sizes,
+        "bytes": [measure.memory_bytes(form, n) for n in memory_sizes],
     }
+
+
+def floors():
+    """Yield [label, time / floor, target] for each target whose floor is matrix products."""
+    for benchmark in ratios.track_ok_over_floor, ratios.track_textbook_over_floor:
+        for what, ratio, target in targets.measured(benchmark):
+            yield [what, ratio, float(target.split()[2])]
+
+
+def noise():
+    """Return the relative error of one gradient after 200 steps (RMS over seeds) and the seconds per step: RHN, n = 64."""
+    cell = measure.remembering_cell(16, measure.size(64))
+    others = [form for form in measure.FORMS if form not in ("ok", "ok-block1")]  # OK by rank and block instead
+    jobs = {f"OK {r} {K}": ("ok", {"rank": r, "block": K}) for r in RANKS for K in BLOCKS} | {form: (form, {}) for form in others}
     found = {}
-    for name, make in makers.items():
-        bar.set_postfix_str(name)
-        squares = []
-        for seed in range(1 if name in ("tbptt", "rtrl", "rtrl-block1") else seeds):
-            estimator = make(seed)
-            estimator.run(xs[:-1])
-            estimator.step(xs[-1])  # leaves the last block open, as after most steps
-            squares.append(np.sum((estimator.gradient(dh) - truth).astype(float) ** 2))
-        job = Stream(make(0))
-        job.block()
-        seconds = np.median([scaling.seconds_of(job, job.block, 0.02) for _ in range(5)])
-        found[name] = [float(np.sqrt(np.mean(squares) / np.sum(truth.astype(float) ** 2))), float(seconds)]
-        bar.update()
+    for name, (form, options) in tqdm(jobs.items(), "noise-cost"):
+        error = measure.gradient_error(form, cell, 10 * measure.size(20), 2 if measure.TOY else 12, **options)
+        job = measure.Stream(measure.make_estimator(form, cell, **options))
+        found[name] = [error, measure.typical_seconds(job.block, choose=np.median) / job.period]
     return found
 
 
-def measure():
-    """Measure everything, with BLAS on one thread."""
-    with threadpool_limits(1, user_api="blas"), tqdm(total=len(ESTIMATORS) + 7 + 17, unit="measurement") as bar:
-        return {
-            "machine": f"{platform.machine()}, {okcore._kernels.instructions()} kernels",
-            "scaling": measure_scaling(bar),
-            "floor": measure_floor(bar),
-            "noise": measure_noise(bar),
-        }
+def measurements():
+    """Return everything that is drawn."""
+    return {
+        "machine": f"{platform.machine()}, {measure.kernels()}",
+        "scaling": {form: scaling_of(form) for form in tqdm(measure.FORMS, "scaling")},
+        "floor": list(tqdm(floors(), "floor")),
+        "noise": noise(),
+    }
 
 
 # ---- drawing ---------------------------------------------------------------------------------------------------------
@@ -155,13 +112,13 @@ def draw_scaling(found):
         for name in found:
             label, color, marker = style(name)
             x, y = np.array(found[name][sizes]), np.array(found[name][values]) * 1e6 ** (1 if values == "seconds" else -1)
-            slope = scaling.exponent(x, y)
+            slope = measure.exponent(x, y)
             axes.loglog(x, y, color=color, marker=marker, ms=5, lw=1.5)
             ends.append((y[-1], x[-1], f"{label}: n$^{{{slope:.1f}}}$", color))
             if name == "rtrl" and values == "seconds":
                 y = np.array(found[name]["seconds_flushed"]) * 1e6
                 axes.loglog(x, y, color=color, marker=marker, ms=5, lw=1.5, ls="--", mfc="white")
-                slope = scaling.exponent(x, y)
+                slope = measure.exponent(x, y)
                 ends.append((y[-1], x[-1], f"... with one gradient per block: n$^{{{slope:.1f}}}$", color))
         axes.set_title(title, loc="left", fontsize=11)
         axes.set_xlabel("hidden units n\n(RNN, 16 inputs, one lane, float32, one thread)")
@@ -195,22 +152,20 @@ def draw_floor(found):
 def draw_noise(found):
     """Draw the error of one gradient against time per step."""
     figure, axes = plt.subplots(figsize=(8.5, 5.5))
-    ranks = {2: "#56B4E9", 4: "#009E73", 8: "#0072B2", 16: "#CC79A7"}
-    markers = {1: "s", 4: "^", 16: "o"}
-    for rank, color in ranks.items():
-        points = np.array([found[f"OK {rank} {K}"] for K in markers])
+    for rank, color in RANKS.items():
+        points = np.array([found[f"OK {rank} {K}"] for K in BLOCKS])
         axes.plot(points[:, 1] * 1e6, points[:, 0], color=color, lw=1)
-        for (error, seconds), (K, marker) in zip(points, markers.items(), strict=True):
+        for (error, seconds), (K, marker) in zip(points, BLOCKS.items(), strict=True):
             label = f"OK, rank {rank}" if K == 16 else None
             axes.plot(seconds * 1e6, error, color=color, marker=marker, ms=8, ls="", label=label)
-    for K, marker in markers.items():
+    for K, marker in BLOCKS.items():
         axes.plot([], [], color="#777777", marker=marker, ls="", ms=8, label=f"block {K}")
-    for name in ("kf-rtrl", "uoro", "tbptt"):
-        label, color, marker = style(name)
-        axes.plot(found[name][1] * 1e6, found[name][0], color=color, marker=marker, ms=9, ls="", mfc="none", label=label)
-    for name in ("rtrl", "rtrl-block1"):
-        label, color, _ = style(name)
-        axes.axvline(found[name][1] * 1e6, color=color, lw=1.2, ls="--", label=f"{label}: no error")
+    for name in (form for form in measure.FORMS if form in found):
+        (error, seconds), (label, color, marker) = found[name], style(name)
+        if error > 1e-5:
+            axes.plot(seconds * 1e6, error, color=color, marker=marker, ms=9, ls="", mfc="none", label=label)
+        else:  # rounding, which would stretch the axis
+            axes.axvline(seconds * 1e6, color=color, lw=1.2, ls="--", label=f"{label}: no error")
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("microseconds per step, with a gradient at each\n(RHN that remembers about 20 steps, n = 64, one lane, float32, one thread)")
@@ -246,7 +201,8 @@ def main():
     options.out.mkdir(parents=True, exist_ok=True)
     kept = options.out / "measurements.json"
     if not options.redraw:
-        kept.write_text(json.dumps(measure(), indent=1) + "\n")
+        with measure.comparison():
+            kept.write_text(json.dumps(measurements(), indent=1) + "\n")
     draw(json.loads(kept.read_text()), options.out)
 
 

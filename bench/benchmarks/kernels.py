@@ -1,10 +1,9 @@
 """Single kernels."""
 
 import numpy as np
+from measure import sizes
 
 from okcore import kron
-
-from .common import sizes
 
 
 class Kron:

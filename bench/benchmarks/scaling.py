@@ -1,106 +1,81 @@
 """How time and memory grow with n: n^4 for textbook RTRL, n^3 for blocked RTRL and OK, n^2 for UORO and TBPTT."""
 
-import ctypes
-import gc
-import subprocess
-import sys
-import time
-from pathlib import Path
-
+import measure
 import numpy as np
+from measure import FORMS, MEMORY_SIZES, TIME_SIZES, exponent_of_time, stream, target
 
-import okcore
-
-from .common import ESTIMATORS, TOY, Stream
-
-TIME_SIZES = {"rtrl-block1": (96, 128, 192, 256)}
-MEMORY_SIZES = dict.fromkeys(("rtrl", "rtrl-block1"), (128, 192, 256, 384, 512))
-LARGE = (96, 128, 192, 256, 384, 512), (256, 384, 512, 768, 1024)  # so large that Python's own memory matters little
-
-
-def sizes_for_time(name):
-    """Return the sizes n over which the time per step is fitted."""
-    return (4, 8) if TOY else TIME_SIZES.get(name, LARGE[0])
+GRADIENTS = ["at every step", "once per block"]
+TIME_TARGETS = dict.fromkeys(("rtrl", "ok-block1", "ok"), "at most 3.2") | dict.fromkeys(("uoro", "tbptt"), "at most 2.3")
+TIME_TARGETS |= {"rtrl-block1": "at least 3.4"}
+MEMORY_TARGETS = dict.fromkeys(("rtrl", "rtrl-block1"), "within 0.15 of 3")
+MEMORY_TARGETS |= dict.fromkeys(("ok", "ok-block1", "uoro"), "within 0.15 of 2")
 
 
-def sizes_for_memory(name):
-    """Return the sizes n over which memory is fitted."""
-    return (4, 8) if TOY else MEMORY_SIZES.get(name, LARGE[1])
+class Time:
+    """Seconds per step by n, the axis of asv's plots."""
 
-
-def exponent(sizes, values):
-    """Return the slope of a straight line fitted to log(value) against log(size)."""
-    return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
-
-
-def stream(name, n):
-    """Return the estimator of that name for an RNN with 16 inputs and one lane, on a random stream."""
-    return Stream(ESTIMATORS[name](okcore.RNN(16, n, rng=0), 1))
-
-
-def seconds_a_step(name, n, flushed=False, rounds=3, at_least=0.05):
-    """Return the seconds per step over whole blocks, the best of several rounds.
-
-    Each step has a gradient or, if `flushed`, all steps of a period (whole blocks) share one.
-    """
-    job = stream(name, n)
-    take = job.run if flushed else job.block
-    take()
-    return min(seconds_of(job, take, at_least) for _ in range(rounds))
-
-
-def seconds_of(job, take, at_least):
-    """Return the seconds per step while `take` is called at least once and for `at_least` seconds."""
-    before, start = job.taken, time.perf_counter()
-    while job.taken == before or time.perf_counter() - start < at_least:
-        take()
-    return (time.perf_counter() - start) / (job.taken - before)
-
-
-def memory_bytes(name, n, processes=3):
-    """Return the bytes of touched pages that an estimator adds to a fresh process, the least of several (Linux)."""
-    program = f"from benchmarks.scaling import print_memory; print_memory({name!r}, {n})"
-    command, folder = [sys.executable, "-c", program], Path(__file__).parent.parent
-    return min(
-        int(subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout)
-        for _ in range(processes)
-    )
-
-
-def print_memory(name, n):
-    """Print the growth of anonymous memory. Nothing is freed in between, so this is the peak."""
-
-    def anonymous():
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
-
-    stream(name, 8).block()  # so that libraries have made their buffers
-    gc.collect()
-    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-        libc.malloc_trim(0)
-    before = anonymous()
-    job = stream(name, n)
-    for _ in range(2):
-        job.run()
-        job()
-    print(anonymous() - before)
-
-
-class Exponent:
-    """Fitted exponents: rows 4 and 5 of the targets."""
-
-    params = [list(ESTIMATORS)]
-    param_names = ["estimator"]
+    params = [list(FORMS), sorted({n for sizes in TIME_SIZES.values() for n in sizes}), GRADIENTS]
+    param_names = ["estimator", "n", "gradient"]
+    unit = "seconds"
     timeout = 600
 
-    def track_time_gradient_at_every_step(self, estimator):
-        sizes = sizes_for_time(estimator)
-        return exponent(sizes, [seconds_a_step(estimator, n) for n in sizes])
+    def setup(self, estimator, n, gradient):
+        if n not in TIME_SIZES[estimator]:
+            raise NotImplementedError("textbook RTRL (n^4) would take minutes")
 
-    def track_time_gradient_once_a_block(self, estimator):
-        sizes = sizes_for_time(estimator)
-        return exponent(sizes, [seconds_a_step(estimator, n, flushed=True) for n in sizes])
+    def track_step(self, estimator, n, gradient):
+        return measure.seconds_per_step(estimator, n, gradient != "at every step")
 
-    def track_memory(self, estimator):
-        sizes = sizes_for_memory(estimator)
-        return exponent(sizes, [memory_bytes(estimator, n) for n in sizes])
+
+class Memory:
+    """Bytes by n: of an estimator, and of the process."""
+
+    params = [list(FORMS), sorted({n for sizes in MEMORY_SIZES.values() for n in sizes})]
+    param_names = ["estimator", "n"]
+    unit = "bytes"
+    timeout = 600
+
+    def setup(self, estimator, n):
+        if n not in MEMORY_SIZES[estimator]:
+            raise NotImplementedError("not one of the sizes of this estimator's exponent")
+
+    def track_estimator(self, estimator, n):
+        return float(measure.memory_bytes(estimator, n))
+
+    def peakmem_block(self, estimator, n):
+        stream(estimator, n).block()
+
+
+@target(4, lambda estimator, gradient: TIME_TARGETS.get(estimator), estimator=list(FORMS), gradient=GRADIENTS)
+def track_exponent_of_time(estimator, gradient):
+    """exponent of time"""
+    return exponent_of_time(estimator, gradient != "at every step")
+
+
+@target(4, "at least 0.4", gradient=GRADIENTS)
+def track_exponent_of_textbook_over_blocked(gradient):
+    """exponent of textbook RTRL minus blocked RTRL's"""
+    textbook, blocked = (exponent_of_time(form, gradient != "at every step") for form in ("rtrl-block1", "rtrl"))
+    return textbook - blocked
+
+
+@target(4, None)
+def track_exponent_of_reading_J():
+    """exponent of reading J, as a gradient must"""
+    found = {n: seconds_to_read_J(n) for n in TIME_SIZES["rtrl"]}
+    rates = ", ".join(f"{4e-9 * n * n * (n + 17) / t:.0f}" for n, t in found.items())
+    return measure.Figure(measure.exponent(list(found), list(found.values())), f"at {rates} GB/s")
+
+
+def seconds_to_read_J(n):
+    """Return the time of a gradient with one open step: a contraction of J (n, n, n + 17) and little else."""
+    job = stream("rtrl", n, block=32)
+    job.estimator.run(np.ones((33, 1, 16), np.float32))
+    return measure.typical_seconds(lambda: job.estimator.gradient(job.dh, out=job.g))
+
+
+@target(5, MEMORY_TARGETS.get, estimator=list(FORMS))
+def track_exponent_of_memory(estimator):
+    """exponent of memory"""
+    sizes = MEMORY_SIZES[estimator]
+    return measure.exponent(sizes, [measure.memory_bytes(estimator, n) for n in sizes])

@@ -15,7 +15,7 @@ import okcore
 RATE = np.float32(1e-6)
 
 
-@dataclass
+@dataclass(repr=False)
 class Job:
     """Cell ("RNN", "LSTM" or "GRU"), hidden units, lanes, and steps per update."""
 
@@ -29,6 +29,14 @@ class Job:
         rng = np.random.default_rng(0)
         self.xs = rng.normal(size=(self.horizon, self.lanes, self.n_in)).astype(np.float32)
         self.dhs = rng.normal(size=(self.horizon, self.lanes, self.n)).astype(np.float32)
+
+    def __repr__(self):
+        return f"{self.cell:<4} horizon {self.horizon:>2}  B = {self.lanes:>2}  n = {self.n:>3}"
+
+    @property
+    def target(self):
+        """How many times as long PyTorch must take."""
+        return 1 if self.horizon > 1 else 10 if self.lanes == 1 else 3
 
     def make_cell(self, package=okcore):
         """Return the cell, of okcore or of okcore.reference, with its initial parameters."""

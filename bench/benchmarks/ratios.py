@@ -1,0 +1,163 @@
+"""Ratios measured in one run. `targets.py` prints them beside their targets."""
+
+from functools import partial
+
+import compare
+import measure
+import numpy as np
+from measure import CELLS, Figure, make_estimator, paired, products, size, stream, target
+
+import okcore
+from okcore import reference
+
+SIZES = measure.sizes(128, 256, 512)
+
+SWEEP = [  # estimator, cell, n, rank, update_every, lanes
+    ("rtrl", "RNN", 32, 0, 1, 1), ("rtrl", "RNN", 128, 0, 1, 1), ("rtrl", "RNN", 128, 0, 32, 1), ("rtrl", "GRU", 64, 0, 1, 4),
+    ("rtrl", "LSTM", 64, 0, 1, 1), ("rtrl", "RNN", 256, 0, 1, 1), ("rtrl", "RNN", 256, 0, 256, 1),
+    ("ok", "RNN", 32, 4, 1, 1), ("ok", "RNN", 32, 4, 16, 1), ("ok", "RHN", 64, 8, 1, 16), ("ok", "LSTM", 64, 4, 1, 1),
+    ("ok", "RNN", 128, 8, 1, 1), ("ok", "RNN", 128, 8, 16, 1), ("ok", "RHN", 128, 16, 1, 1), ("ok", "RHN", 128, 16, 1, 16),
+    ("ok", "RHN", 128, 16, 32, 4), ("ok", "LSTM", 128, 8, 1, 1), ("ok", "GRU", 128, 8, 1, 1), ("ok", "RNN", 256, 8, 1, 1),
+    ("ok", "RNN", 256, 16, 256, 1), ("ok", "RNN", 512, 4, 64, 1), ("ok", "RNN", 512, 16, 1, 1),
+]  # fmt: skip
+SWEEP += [("ok", cell, 64, 8, 1, 1) for cell in CELLS if cell not in {row[1] for row in SWEEP}]  # a new cell
+SWEEP = {"{} {} n={} rank={} every={} lanes={}".format(*row): row for row in SWEEP}
+
+
+@target(1, lambda n, rank: f"at most {(1.4, 1.25, 1.15)[SIZES.index(n)]} x floor", n=SIZES, rank=[8, 16])
+def track_ok_over_floor(n, rank):
+    """OK block 1 over its products, RNN"""
+    return paired(stream("ok-block1", n, rank=rank).steps(2 * rank + 2), products([(n, n, n, rank)]))
+
+
+def copy_stream(n, block, threads=1):
+    """Return OK at the size of the Copy experiment, with an update at every step, its carry full."""
+    job = stream("ok", n, "RHN", 4, update=True, rank=16, block=block, batch=16, threads=threads)
+    return job.steps(20 if block == 1 else 3 * block)
+
+
+@target(2, "at least 4 x faster", n=[size(128)])
+def track_copy_block_1_over_16(n):
+    """OK(16), RHN, B = 16, block 1 / block 16"""
+    return paired(copy_stream(n, 1), copy_stream(n, 16), 7)
+
+
+@target(2, "at most 1", n=[size(128)])
+def track_error_of_block_16_over_1(n):
+    """error of a gradient, block 16 / block 1"""
+    cell = measure.remembering_cell(4, n)
+    one, many = (measure.gradient_error("ok", cell, 10 * size(15), 8, rank=16, block=K) for K in (1, 16))
+    return Figure(many / one, f"{many:.1e} / {one:.1e}")
+
+
+@target(3, "at most 1.2 x floor", n=[size(128)])
+def track_textbook_over_floor(n):
+    """textbook RTRL over its product, RNN"""
+    textbook = stream("rtrl-block1", n).steps(3)
+    P, m = textbook.g.shape
+    return paired(textbook, products([(n, n, P * m, 1)]), 7)
+
+
+@target(3, "at least 12 x faster", n=[size(128)])
+def track_textbook_over_blocked(n):
+    """textbook / blocked RTRL, gradient at each step"""
+    return paired(stream("rtrl-block1", n), stream("rtrl", n), 7)
+
+
+@target(3, "at least 35 x faster", n=[size(128)])
+def track_textbook_over_flushed(n):
+    """textbook / blocked RTRL, flushed"""
+    block = stream("rtrl", n, update_every=10**6).estimator.block
+    return paired(stream("rtrl-block1", n), stream("rtrl", n, block=block, every=block), 7)
+
+
+@target(6, "at most 1.6 x floor", n=[size(128)])
+def track_copy_training_step_over_floor(n):
+    """training step of the Copy experiment, 2 threads"""
+    B, r, K = 16, 16, 16
+    S, P, N = n, 2 * n, r + K
+    task = okcore.tasks.Copy(B, rng=0, length=30)
+    cell = CELLS["RHN"](4, n, rng=0, init="normal")
+    estimator = make_estimator("ok", cell, rank=r, block=K, batch=B, threads=2)
+    readout = okcore.SoftmaxReadout(n, 4, rng=0, init="normal")
+    trainer = okcore.OnlineTrainer(cell, estimator, readout, okcore.Adam(1e-5), clip=1.0)
+
+    def block():
+        for _ in range(K):
+            trainer.partial_fit(*next(task))
+
+    for _ in range(6):
+        block()
+    by_blas = products([(S, S, n, B * (K - 1)), (S, S, P, B * r), (N, S * P, N, B), (r, N, S * P, B)])
+    step, large = paired(block, by_blas, 7, K).parts
+    read = 1e6 * 4 * B * r * S * P / measure.copy_bandwidth() * 2  # the time of copying as many bytes
+    floor = large / 2 + read / 2
+    return Figure(step / floor, f"{step:.1f} / {floor:.1f} us")
+
+
+def small(n, block):
+    """Return jobs of 256 steps: the reference, okcore called step by step, and okcore's `run`."""
+    estimator = make_estimator("ok", CELLS["RNN"](4, n, rng=0), rank=4, block=block)
+    plain = reference.OK(reference.RNN(4, n, rng=0), 4, block, rng=0)
+    rng = np.random.default_rng(0)
+    xs, dhs = rng.normal(size=(256, 1, 4)).astype("f"), rng.normal(size=(256, 1, n)).astype("f")
+
+    def calls(estimator):
+        for x, dh in zip(xs, dhs, strict=True):
+            estimator.step(x)
+            estimator.gradient(dh)
+
+    return partial(calls, plain), partial(calls, estimator), partial(estimator.run, xs, dhs)
+
+
+@target(7, "at least 15 x faster", n=[size(32)], block=[1, 16])
+def track_reference_over_run(n, block):
+    """reference / OK(4).run"""
+    plain, _, run = small(n, block)
+    return paired(plain, run, 5, 256)
+
+
+@target(7, "at least 5 x faster", n=[size(32)], block=[1, 16])
+def track_reference_over_calls(n, block):
+    """reference / step + gradient"""
+    plain, calls, _ = small(n, block)
+    return paired(plain, calls, 5, 256)
+
+
+def needs_pytorch(job):
+    if compare.PyTorch not in compare.rivals():
+        raise NotImplementedError("PyTorch is not installed")
+
+
+@target(8, lambda job: f"at least {job.target}", needs_pytorch, job=list(compare.jobs(25)))
+def track_pytorch_tbptt_over_okcore(job):
+    """PyTorch / okcore, TBPTT"""
+    return compare.ratio_to_ours(compare.PyTorch, job)
+
+
+@target(9, lambda job: f"at least {job.target}", needs_pytorch, job=list(compare.jobs(1)))
+def track_pytorch_over_okcore(job):
+    """PyTorch / okcore, an update at every step"""
+    return compare.ratio_to_ours(compare.PyTorch, job)
+
+
+@target(10, "at least 1.7 x faster", n=[size(128)])
+def track_one_thread_over_two(n):
+    """OK(16), RHN, B = 16, 1 thread / 2 threads"""
+    return paired(copy_stream(n, 16), copy_stream(n, 16, threads=2), 9)
+
+
+@target(14, "at most 2.5", n=[size(256)])
+def track_snap1_over_tbptt(n):
+    """SnAp-1 / TBPTT(1), GRU"""
+    return paired(*(stream(form, n, "GRU", block=1).steps(9) for form in ("snap1", "tbptt")))
+
+
+@target("blocks", "at most 1.2", sizes=list(SWEEP))
+def track_auto_over_best_block(sizes):
+    """block="auto" / the best block"""
+    form, cell, n, rank, every, lanes = SWEEP[sizes]
+    auto, found = measure.sweep_blocks(form, cell, size(n), rank, min(every, size(every)), lanes)
+    best = min(found, key=found.get)
+    times = ", ".join(f"{K}: {1e6 * t:.0f}" for K, t in found.items())
+    return Figure(found[auto] / found[best], f"auto {auto}, best {best} ({times} us)")
