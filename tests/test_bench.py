@@ -32,6 +32,11 @@ for found in pkgutil.iter_modules(benchmarks.__path__, "benchmarks."):
                 result = getattr(bench, job)(*arguments) if inspect.isclass(thing) else bench(*arguments)
                 assert not job.startswith("track_") or isinstance(result, float) and json.dumps(result), (name, job)
                 seen.append((module.__name__, *arguments))
+for module in "benchmarks.estimators", "benchmarks.scaling":
+    for name in okcore.estimators.ESTIMATORS:
+        assert any(row[0] == module and name in row for row in seen), name
+for cls in okcore.cells.CELLS.values():
+    assert any(cls.__name__ in row for row in seen), cls
 print(len(seen))
 """
 
@@ -106,6 +111,28 @@ print(len(compare.rivals()))
 def test_targets_explain_themselves():
     help = run(BENCH / "targets.py", "--help")
     assert help.startswith("usage: ") and all(f"\n{row:>6}  " in help for row in (*range(1, 12), 14, "blocks"))
+
+
+def test_targets_are_measured():
+    rows = [line.split()[0] for line in run(BENCH / "targets.py", "1", "3", "10", "14").splitlines()]
+    assert rows == ["okcore", *["1"] * 6, *["3"] * 3, "10", "14"]
+
+
+def test_targets_are_met_or_missed(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCH))
+    from targets import missed
+
+    for words, met, not_met in (
+        ("at most 1.4 x floor", 1.4, 1.41), ("at least 4 x faster", 4, 3.9),
+        ("within 0.15 of 2", 1.9, 1.8), ("within 0.15 of 3", 3.1, 3.2),
+    ):  # fmt: skip
+        assert missed(met, words) is False and missed(not_met, words) is True
+
+
+def test_kernels_are_said_in_one_line():
+    program = "import sys; sys.path.insert(0, sys.argv[1]); import measure; print(measure.kernels())"
+    line = says_which_kernels_run(run("-c", program, BENCH, OPENBLAS_CORETYPE="Haswell"))
+    assert "OPENBLAS_CORETYPE = Haswell (unset it" in line
 
 
 def says_which_kernels_run(output):
