@@ -8,6 +8,10 @@ import numpy as np
 
 from okcore._blas cimport gemm as blas_gemm
 
+_asked = os.environ.get("OKCORE_INSTRUCTIONS", "")
+if _asked not in ("", "baseline", "avx2", "avx512"):
+    raise ImportError(f"OKCORE_INSTRUCTIONS must be baseline, avx2 or avx512, got {_asked!r}")
+
 cdef enum:
     LINE = 16   # floats of a cache line
 

@@ -44,7 +44,21 @@ class Readout:
         """Return the affine outputs of hidden states (..., n_hidden), shape (..., n_out)."""
         h = _validation.as_array("h", h)
         h = _validation.as_floats("h", h, (*h.shape[:-1], self.n_hidden), self.dtype, finite=True)
-        return h @ self.weights[:, :-1].T + self.weights[:, -1]
+        with np.errstate(over="ignore", invalid="ignore"):
+            return h @ self.weights[:, :-1].T + self.weights[:, -1]
+
+    @staticmethod
+    def _finite(outputs):
+        if not np.isfinite(outputs).all():
+            raise FloatingPointError(f"the readout's outputs are not finite in {outputs.dtype}")
+        return outputs
+
+    @staticmethod
+    def _lanes(h):
+        """Return the number of lanes, at least one."""
+        if len(h) == 0:
+            raise ValueError(f"h must hold at least one lane, got shape {np.shape(h)}")
+        return len(h)
 
     def _backward(self, h, credit):
         """Return (dloss/dh, dloss/dweights) from dloss/doutputs (B, n_out)."""
@@ -63,17 +77,18 @@ class SoftmaxReadout(Readout):
 
     def predict(self, h):
         """Return the probabilities of the symbols, (..., n_out)."""
-        return np.exp(self._log_probabilities(h))
+        return np.exp(self._finite(self._log_probabilities(h)))
 
     def _log_probabilities(self, h):
         logits = self.outputs(h)
-        logits -= logits.max(axis=-1, keepdims=True)
+        with np.errstate(invalid="ignore"):
+            logits -= logits.max(axis=-1, keepdims=True)
         logits -= np.log(np.exp(logits).sum(axis=-1, keepdims=True))
         return logits
 
     def bits(self, h, y):
         """Return the cross-entropy in bits of each target, for h (..., n_hidden) and symbols y (...)."""
-        log_p = self._log_probabilities(h)
+        log_p = self._finite(self._log_probabilities(h))
         y = _validation.as_symbols("y", y, log_p.shape[:-1], self.n_out)
         return np.take_along_axis(log_p, y[..., None], axis=-1)[..., 0] / -math.log(2)
 
@@ -84,7 +99,7 @@ class SoftmaxReadout(Readout):
     def loss(self, h, y):
         """Return (loss in bits, dloss/dh, dloss/dweights); the loss is the mean over lanes, derivatives in nats."""
         log_p = self._log_probabilities(h)
-        B = len(log_p)
+        B = self._lanes(log_p)
         y, lanes = self.check_targets(y, B), np.arange(B)
         loss = -float(log_p[lanes, y].sum(dtype=np.float64)) / B / math.log(2)
         credit = np.exp(log_p, out=log_p)
@@ -102,7 +117,7 @@ class LinearReadout(Readout):
 
     def predict(self, h):
         """Return the outputs, (..., n_out)."""
-        return self.outputs(h)
+        return self._finite(self.outputs(h))
 
     def check_targets(self, y, batch_size):
         """Return y as an array (B, n_out) of the readout's dtype."""
@@ -111,7 +126,7 @@ class LinearReadout(Readout):
     def loss(self, h, y):
         """Return (loss in bits, dloss/dh, dloss/dweights); the loss is the mean over lanes, derivatives in nats."""
         error = self.outputs(h)
-        B = len(error)
+        B = self._lanes(error)
         error -= self.check_targets(y, B)
         loss = 0.5 * float(np.square(error, dtype=np.float64).sum()) / B / math.log(2)
         error *= self.dtype.type(1 / B)

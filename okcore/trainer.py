@@ -183,6 +183,8 @@ class OnlineTrainer:
         chunk : int
             Steps per call of the readout.
         """
+        if not hasattr(self.readout, "bits"):
+            raise TypeError(f"readout must have a method bits, like SoftmaxReadout, got {type(self.readout).__name__}")
         symbols = _validation.as_array("symbols", symbols)
         if symbols.ndim != 1 or len(symbols) < 2:
             raise ValueError(f"symbols must have shape (T,) with T at least 2, got {symbols.shape}")

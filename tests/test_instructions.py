@@ -47,3 +47,9 @@ def test_every_instruction_set_gives_the_same_numbers(instructions, tmp_path):
     assert str(other.pop("instructions")) == instructions and str(here.pop("instructions")) == _kernels.instructions()
     for name, expected in here.items():
         assert_close(other[name], expected, name.split()[-1], factor=1e3 if "gradient" in name else 10)
+
+
+def test_an_unknown_instruction_set_is_refused():
+    environment = os.environ | {"OKCORE_INSTRUCTIONS": "sse"}
+    done = subprocess.run([sys.executable, "-c", "import okcore"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and "OKCORE_INSTRUCTIONS must be baseline, avx2 or avx512, got 'sse'" in done.stderr

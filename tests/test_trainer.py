@@ -118,6 +118,30 @@ def test_linear_bits():
     assert readout.loss(h, y)[0] == pytest.approx(nats / math.log(2), rel=1e-13)
 
 
+@pytest.mark.parametrize("kind", [okcore.SoftmaxReadout, okcore.LinearReadout])
+def test_outputs_that_overflow_are_reported(kind):
+    readout = kind(N, OUT, rng=0)
+    readout.weights[...] = 3
+    calls = [readout.predict]
+    if kind is okcore.SoftmaxReadout:
+        calls.append(lambda h: readout.bits(h, [0]))
+    for call in calls:
+        with pytest.raises(FloatingPointError, match="outputs are not finite"):
+            call(np.full((1, N), 3e38, np.float32))
+
+
+@pytest.mark.parametrize("kind", [okcore.SoftmaxReadout, okcore.LinearReadout])
+def test_a_batch_without_lanes_is_refused(kind):
+    y = np.zeros(0, int) if kind is okcore.SoftmaxReadout else np.zeros((0, OUT), np.float32)
+    with pytest.raises(ValueError, match="h must hold at least one lane"):
+        kind(N, OUT, rng=0).loss(np.zeros((0, N), np.float32), y)
+
+
+def test_evaluate_bits_needs_a_readout_with_bits():
+    with pytest.raises(TypeError, match="readout must have a method bits"):
+        make_trainer(readout=okcore.LinearReadout).evaluate_bits([0, 1, 2])
+
+
 # ---- optimizers ----------------------------------------------------------------------------------
 
 
