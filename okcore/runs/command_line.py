@@ -1,7 +1,6 @@
 """The command line: okcore train, okcore resume, okcore config."""
 
 import argparse
-import contextlib
 import shlex
 import shutil
 import sys
@@ -207,8 +206,7 @@ def train(run):
         message = f"Stopped by {stopped} after step {run.trainer.steps:,}; everything is saved."
         message += f"\n  {okcore} resume {folder}"
         if not say("\n" + message) or stopped == "a closed standard output":
-            with contextlib.suppress(OSError):
-                print(message, file=sys.stderr)
+            say(message, file=sys.stderr)
         return 0
     say()
     say(run.summary())

@@ -50,15 +50,24 @@ def stop_signals(stopped):
             signal.signal(number, handler)
 
 
-def say(*text):
-    """Print a line; return whether somebody can read it."""
+def say(*text, file=None):
+    """Print a line, to standard output unless told; return whether somebody can read it."""
+    file = sys.stdout if file is None else file
     try:
-        print(*text, flush=True)
+        print(*text, file=file, flush=True)
         return True
-    except OSError:  # a closed pipe, or a terminal that has gone
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor does Python's own last flush fail
+    except OSError:
+        silence(file)
         return False
+
+
+def silence(stream):
+    """Send a stream that cannot be written to, a closed pipe or a lost terminal, to nowhere.
+
+    What it still holds would otherwise fail as Python flushes it at its end, and give another exit status.
+    """
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class Forgiving:
@@ -68,13 +77,17 @@ class Forgiving:
 
     def write(self, text):
         """Write what can be written."""
-        with contextlib.suppress(OSError):
+        try:
             sys.stderr.write(text)
+        except OSError:
+            silence(sys.stderr)
 
     def flush(self):
         """Flush what can be flushed."""
-        with contextlib.suppress(OSError):
+        try:
             sys.stderr.flush()
+        except OSError:
+            silence(sys.stderr)
 
     def isatty(self):
         """Return whether it is a terminal."""
@@ -298,7 +311,7 @@ class Run:
         if all(np.isfinite(array).all() for array in arrays if getattr(array, "dtype", None) in ("f", "d")):
             self.save()
         if (self.folder / "checkpoint.npz").exists():
-            print(f"The run failed; its last checkpoint is in {self.folder}", file=sys.stderr)
+            say(f"The run failed; its last checkpoint is in {self.folder}", file=sys.stderr)
 
     def _log(self, metrics, bar):
         """Write a line of metrics and show it; return False if nobody can read what is printed."""
