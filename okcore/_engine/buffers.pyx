@@ -38,7 +38,7 @@ cdef class Buffers:
     cdef object view(self, const void *data, shape):
         cdef Py_ssize_t start
         for array in [*self.kept.values(), *self.workspace]:
-            start = <size_t> data - <size_t> address(array)
+            start = <Py_ssize_t> data - <Py_ssize_t> address(array)
             if 0 <= start < array.nbytes:
                 start //= array.itemsize
                 return array.reshape(-1)[start : start + math.prod(shape)].reshape(shape)
