@@ -134,11 +134,13 @@ def test_a_closed_standard_output_saves(tmp_path):
     resumes_like_an_undisturbed_run(folder, tmp_path)
 
 
-def test_a_closed_standard_output_ends_the_run_at_its_next_line(tmp_path):
+@pytest.mark.parametrize("lines_read", [0, 1, 2])
+def test_a_closed_standard_output_ends_the_run_at_its_next_line(lines_read, tmp_path):
     folder = tmp_path / "run"
     arguments = command("train", "copy", *SMALL, "--steps", 20_000, "--out", folder)
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        process.stdout.readline()
+        for _ in range(lines_read):
+            process.stdout.readline()
         process.stdout.close()
         errors = process.stderr.read()
         assert process.wait(timeout=60) == 0

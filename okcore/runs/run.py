@@ -26,6 +26,9 @@ FIRST_SAVE = 5         # seconds to the first checkpoint, at most
 RESUMABLE = "steps", "threads", "save_every", "log_every", "valid_every"   # may differ when a run is resumed
 
 
+SILENCED = set()       # streams that nobody can read any more
+
+
 @contextmanager
 def stop_signals(stopped):
     """Record SIGINT, SIGTERM and SIGHUP in the list `stopped`, so that the run can finish its step and save.
@@ -53,6 +56,8 @@ def stop_signals(stopped):
 def say(*text, file=None):
     """Print a line, to standard output unless told; return whether somebody can read it."""
     file = sys.stdout if file is None else file
+    if file in SILENCED:
+        return False
     try:
         print(*text, file=file, flush=True)
         return True
@@ -66,6 +71,7 @@ def silence(stream):
 
     What it still holds would otherwise fail as Python flushes it at its end, and give another exit status.
     """
+    SILENCED.add(stream)
     with contextlib.suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
