@@ -12,7 +12,7 @@ from okcore.cells import CELLS
 from okcore.estimators import ESTIMATORS
 from okcore.optimizers import OPTIMIZERS
 from okcore.runs.options import DEFAULTS, PAPER, resolve
-from okcore.runs.run import Run, say
+from okcore.runs.run import FIRST_SAVE, SAVE_SECONDS, Run, say
 
 DESCRIPTION = """\
 Train recurrent networks online with untruncated gradients, on a CPU.
@@ -137,8 +137,8 @@ def add_options(parser, task):
     run.add_argument("--out", type=Path, metavar="DIR", help=f"folder of the run (default runs/{task}-001, -002, ...)")
     run.add_argument("--preset", choices=("paper",), help="the OK paper's sizes for all options not given")
     run.add_argument(
-        "--save-every", type=checked(float, 0), default=60.0, metavar="SECONDS",
-        help="seconds between two checkpoints (default 60; the first after 5 at most)",
+        "--save-every", type=checked(float, 0), default=float(SAVE_SECONDS), metavar="SECONDS",
+        help=f"seconds between two checkpoints (default {SAVE_SECONDS}; the first after {FIRST_SAVE} at most)",
     )
     run.add_argument(
         "--log-every", type=checked(int, 0), default=0, metavar="T", help="steps per metrics line (default: 200 lines)"
