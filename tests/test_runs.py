@@ -19,13 +19,14 @@ import numpy as np
 import pytest
 
 from okcore import estimators
-from okcore.runs import checkpoint
+from okcore.runs import checkpoint, console
 from okcore.runs import command_line as cli
 from okcore.runs import run as runs
+from okcore.tasks import TASKS
 from tests.conftest import ESTIMATORS
 
 SMALL = "--hidden 6 --batch 3 --rank 2 --block 4 --threads 1 --log-every 5".split()
-MEASURED = {"copy": "copy_length", "text": "valid_bpc"}
+MEASURED = {"copy": "copy_length", "text": "valid_bpc", "delay": "delay", "series": "valid_nrmse"}
 
 
 def command(*arguments):
@@ -102,8 +103,9 @@ def text(tmp_path_factory):
 # ---- train ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("task", ["copy", "text"])
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("task, estimator", [
+    *itertools.product(("copy", "text"), ESTIMATORS), *((task, "ok") for task in TASKS if task not in ("copy", "text"))
+])  # fmt: skip
 def test_train(estimator, task, text, tmp_path):
     folder = tmp_path / "run"
     source = [text] if task == "text" else []
@@ -118,11 +120,11 @@ def test_train(estimator, task, text, tmp_path):
     for line in lines:
         assert list(line) == ["step", "time_s", "loss_bits", MEASURED[task]]
         assert 0 < line["loss_bits"] < 20
-    if task == "copy":
-        assert {line["copy_length"] for line in lines} == {1}
-        assert lines[0]["loss_bits"] == pytest.approx(2, abs=0.2)
+    if task in ("copy", "delay"):
+        assert {line[MEASURED[task]] for line in lines} == {1}
+        assert lines[0]["loss_bits"] == pytest.approx(2 if task == "copy" else np.log2(3), abs=0.2)
     else:
-        assert all(0 < line["valid_bpc"] < 20 for line in lines)  # ten times a run: here on every line
+        assert all(0 < line[MEASURED[task]] < 20 for line in lines)  # ten times a run: here on every line
 
     run = json.loads((folder / "run.json").read_text())
     options = {
@@ -220,13 +222,13 @@ def own_handlers():
 
 def test_signals_are_collected_and_handlers_put_back(own_handlers):
     stopped = []
-    with runs.stop_signals(stopped):
+    with console.stop_signals(stopped):
         assert not set(handlers()) & set(own_handlers)
         for number in NUMBERS:
             signal.raise_signal(number)
     assert stopped == ["SIGINT", "SIGTERM"]
     assert handlers() == own_handlers
-    with pytest.raises(ZeroDivisionError), runs.stop_signals(stopped):
+    with pytest.raises(ZeroDivisionError), console.stop_signals(stopped):
         raise ZeroDivisionError
     assert handlers() == own_handlers
 
@@ -378,6 +380,19 @@ def whole(request, text, tmp_path_factory):
     arguments += [*SMALL, "--steps", 10_000, "--log-every", 20]
     okcore(*arguments, "--out", folder)
     return folder, arguments
+
+
+def test_a_time_limit_saves_and_says_how_to_go_on(whole, tmp_path):
+    expected, arguments = whole
+    folder = tmp_path / "run"
+    said, errors = okcore(*arguments, "--out", folder, "--time-limit", 0.01, status=75)
+    assert errors == "" and "the time limit" in said and f"okcore resume {shlex.quote(str(folder))}" in said
+    stopped_at = checkpoint.read(folder / "checkpoint.npz")["trainer"]["steps"]
+    assert 0 < stopped_at < 10_000
+    okcore("resume", folder, "--time-limit", 0.01, status=75)
+    assert stopped_at < checkpoint.read(folder / "checkpoint.npz")["trainer"]["steps"] < 10_000
+    okcore("resume", folder)  # the limit was that call's
+    assert_same_run(folder, expected)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)

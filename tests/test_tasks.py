@@ -1,14 +1,16 @@
-"""Copy and Text are the tasks of experiments.md, step for step, and resume bitwise from any position."""
+"""The tasks are what they say, step for step, and resume bitwise from any position."""
 
 import itertools
 
 import numpy as np
 import pytest
 
+import okcore
 from okcore import tasks
 from okcore.runs import checkpoint
 
 START, BLANK = 2, 3
+NOTHING, CUE = 2, 3  # in Delay
 
 
 def take(task, steps, loss=1.0):
@@ -177,12 +179,116 @@ def test_python_docs_are_text():
     assert tasks.python_docs() == data
 
 
-# ---- both ----------------------------------------------------------------------------------------
+# ---- Delay ---------------------------------------------------------------------------------------
+
+
+def delays(x, y, reset):
+    """Return the delays of all finished sequences, after a check of each one's layout."""
+    found = []
+    for inputs, targets in sequences(x, y, reset):
+        D, bits = len(inputs) - 8, inputs[:4]
+        assert set(bits) <= {0, 1}
+        assert inputs.tolist() == [*bits, *[NOTHING] * D, *[CUE] * 4]
+        assert targets.tolist() == [*[NOTHING] * (D + 4), *bits]
+        found.append(D)
+    return np.array(found)
+
+
+@pytest.mark.parametrize("delay", [1, 2, 30])
+def test_a_delay_that_is_given_stays(delay):
+    task = tasks.Delay(3, rng=0, delay=delay)
+    assert (task.n_in, task.n_out, task.batch_size) == (4, 3, 3)
+    stream = take(task, 500, loss=0.0)
+    assert set(delays(*stream)) == {delay} and task.longest == delay
+    bits = np.concatenate([inputs[:4] for inputs, _ in sequences(*stream)])
+    assert abs(bits.mean() - 0.5) < 4.5 * 0.5 / np.sqrt(len(bits))
+
+
+def test_delays_are_drawn_from_the_upper_quarter():
+    task = tasks.Delay(8, rng=0)
+    task.longest = 21
+    lengths, counts = np.unique(delays(*take(task, 20_000)), return_counts=True)
+    assert lengths.tolist() == [16, 17, 18, 19, 20, 21]
+    assert (np.abs(counts / counts.sum() - 1 / 6) < 4.5 * np.sqrt(1 / 6 * 5 / 6 / counts.sum())).all()
+
+
+def test_a_delay_grows_by_an_eighth_when_little_is_lost():
+    task, rng = tasks.Delay(5, rng=0), np.random.default_rng(1)
+    longest, e, seen = 1, 1.0, {1}
+    for step in range(20_000):
+        _, y, reset = next(task)
+        for _ in range(reset.sum()):
+            if e < 0.15:
+                longest, e = longest + max(1, longest // 8), 0.3
+        assert task.longest == longest
+        seen.add(longest)
+        loss = rng.uniform(0, 0.05) if step % 3000 < 2500 else 1.0
+        task.observe(loss)
+        recalled = (y != NOTHING).sum()
+        for _ in range(recalled):  # one bit after the other
+            e = 0.995 * e + 0.005 * loss * 5 / recalled
+        assert task.running_loss == pytest.approx(e, rel=1e-9)
+    assert {2, 8, 9, 16, 18} <= seen
+
+
+# ---- Series --------------------------------------------------------------------------------------
+
+
+def test_series_stream():
+    values = np.random.default_rng(0).normal(3, 2, 200)
+    task = tasks.Series(values, 3, np.float64)
+    train = (values[:180] - values[:180].mean()) / values[:180].std()
+    x, y, reset = take(task, 400)
+    for lane, start in enumerate((0, 179 // 3, 2 * 179 // 3)):
+        here = (start + np.arange(400)) % 179
+        assert np.allclose(x[:, lane, 0], train[here], rtol=0, atol=1e-14)
+        assert np.allclose(y[:, lane, 0], train[here + 1], rtol=0, atol=1e-14)
+        assert (reset[:, lane] == ((here == 0) | (np.arange(400) == 0))).all()
+    assert x.dtype == np.float64 and np.allclose(task.mean + task.scale * task.valid, values[180:])
+
+
+def test_mackey_glass_obeys_its_equation():
+    coarse, fine = (tasks.mackey_glass(300, spacing=spacing) for spacing in (10, 40))
+    assert coarse.shape == (300,) and 0.2 < coarse.min() < coarse.max() < 1.5 and coarse.std() > 0.1
+    # The central difference of a fine solution is its slope
+    x = tasks.mackey_glass(12_000, spacing=20)
+    slope = (x[102:] - x[100:-2]) / 2
+    expected = 0.2 * x[84:-18] / (1 + x[84:-18] ** 10) - 0.1 * x[101:-1]
+    assert np.abs(slope - expected).max() < 5e-3
+    assert not np.array_equal(coarse, fine)  # chaos: they part, sooner or later
+
+
+def test_series_error_is_that_of_the_validation_part():
+    values = np.sin(np.arange(400.0)) + np.random.default_rng(0).normal(0, 0.1, 400)
+    task, cell = tasks.Series(values, 2), okcore.RNN(1, 5, rng=0)
+    readout = okcore.LinearReadout(5, 1, rng=1)
+    trainer = okcore.OnlineTrainer(cell, okcore.TBPTT(cell, 1, batch_size=2), readout, okcore.SGD(0.1))
+    hidden = np.zeros(5, np.float32)
+    predicted = []
+    for x in np.concatenate([task.train[-100:], task.valid])[:-1]:
+        hidden = np.tanh(cell.theta @ np.concatenate([[x], hidden, [1]]).astype(np.float32))
+        predicted.append(readout.predict(hidden[None])[0, 0])
+    error = np.sqrt(np.mean((np.array(predicted)[-40:] - task.valid) ** 2)) / task.valid.std()
+    assert task.evaluate(trainer) == pytest.approx(error, rel=1e-4)
+
+
+@pytest.mark.parametrize("values, words", [
+    ([1.0] * 30, "vary"), (np.ones((5, 5)), "at least 20"), ([1, 2], "at least 20"), ([0.0] * 29 + [np.nan], "finite"),
+])  # fmt: skip
+def test_series_that_are_none(values, words):
+    with pytest.raises(ValueError, match=words):
+        tasks.Series(values, 2)
+
+
+# ---- all -----------------------------------------------------------------------------------------
 
 TASKS = {
     "copy": lambda seed: tasks.Copy(3, rng=seed),
     "long copy": lambda seed: tasks.Copy(1, rng=seed, length=12),
     "text": lambda seed: tasks.Text(TEXT, 3),
+    "delay": lambda seed: tasks.Delay(3, rng=seed),
+    "a given delay": lambda seed: tasks.Delay(2, rng=seed, delay=7),
+    "series": lambda seed: tasks.Series(np.sin(np.arange(60.0)), 3),
 }
 
 

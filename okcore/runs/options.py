@@ -1,28 +1,171 @@
-"""The options of a run, their defaults, and the trainer and task made from them."""
+"""The options of a run: on the command line, as a dict, and the trainer and task made from them."""
 
+import argparse
 from pathlib import Path
 
 import numpy as np
 
-from okcore import _config, tasks
+from okcore import _config
 from okcore.cells import CELLS
 from okcore.estimators import ESTIMATORS
 from okcore.optimizers import OPTIMIZERS
-from okcore.readouts import SoftmaxReadout
+from okcore.tasks import TASKS
 from okcore.trainer import OnlineTrainer
 
-LOG_LINES = 200   # metrics lines per run
-EVALUATIONS = 10  # of the validation text, per run
+LOG_LINES = 200        # metrics lines per run
+SAVE_SECONDS = 60      # between two checkpoints
+FIRST_SAVE = 5         # seconds to the first checkpoint, at most
 
-# The defaults are a small run; the presets are those of the OK paper's experiments.
-DEFAULTS = {
-    "copy": {"hidden": 64, "rank": 8, "block": 16, "batch": 16, "lr": 1e-3, "clip": 1.0, "steps": 60_000},
-    "text": {"hidden": 64, "rank": 8, "block": 16, "batch": 16, "lr": 1e-3, "clip": 100.0, "steps": 10_000},
-}
-PAPER = {
-    "copy": {"hidden": 128, "rank": 16, "block": 16, "batch": 16, "lr": 3.16e-4, "clip": 1.0, "steps": 2_000_000},
-    "text": {"hidden": 256, "rank": 8, "block": 16, "batch": 32, "lr": 3.16e-4, "clip": 100.0, "steps": 1_000_000},
-}
+# What may change when a run is resumed: nothing of it is part of what the run computes.
+RESUMABLE = "steps", "threads", "save_every", "log_every", "valid_every", "time_limit"
+
+
+def checked(kind, least, strict=False):
+    """Return an argparse type: a number of at least (or, if strict, above) `least`."""
+
+    def parse(text):
+        value = kind(text)
+        if not (value > least if strict else value >= least) or value == float("inf"):
+            raise argparse.ArgumentTypeError(f"must be {'above' if strict else 'at least'} {least}, got {text}")
+        return value
+
+    parse.__name__ = kind.__name__
+    return parse
+
+
+def block(text):
+    """Parse --block."""
+    return text if text == "auto" else checked(int, 1)(text)
+
+
+def algorithms():
+    """Return a description of all estimators, from the summaries and options of their classes."""
+    lines = ["algorithms (--estimator):"]
+    for name, estimator in ESTIMATORS.items():
+        summary = (estimator.__doc__ or "").partition("\n")[0]
+        lines.append(f"  {name:<9} {summary}")
+        if estimator.options:
+            meanings = (f"--{option}: {meaning}" for option, (_, meaning) in estimator.options.items())
+            lines.append(f"{'':<12}" + ", ".join(meanings))
+    return "\n".join(lines)
+
+
+def add_tasks(parser):
+    """Add a subcommand per registered task, with the options of a run."""
+    commands = parser.add_subparsers(dest="task", required=True, metavar="TASK")
+    for name, task in TASKS.items():
+        summary = (task.__doc__ or f"The task {name}.").partition("\n")[0]
+        command = commands.add_parser(
+            name, help=summary[0].lower() + summary[1:].rstrip("."), description=summary + "\n" + task.examples,
+            epilog=algorithms(), formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
+        for option, arguments in task.options.items():
+            command.add_argument(option, **arguments)
+        add_options(command, name)
+
+
+def add_options(parser, task):
+    """Add the options that all tasks share; `resolve` sets the defaults that depend on the task."""
+    small, paper = TASKS[task].defaults, TASKS[task].paper
+
+    def default(name):
+        return f"(default {small[name]:g}" + (f"; paper {paper[name]:g})" if paper else ")")
+
+    network = parser.add_argument_group("network")
+    network.add_argument("--cell", choices=CELLS, default="rhn", help="recurrent cell (default rhn, the paper's)")
+    network.add_argument("--hidden", type=checked(int, 1), metavar="N", help=f"hidden units {default('hidden')}")
+    network.add_argument(
+        "--init", choices=("normal", "uniform"),
+        help="initial weights: normal is the paper's N(0, 0.01^2), uniform is torch's (default: normal for rhn)",
+    )
+    network.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="(default float32)")
+
+    gradient = parser.add_argument_group("gradient")
+    gradient.add_argument("--estimator", choices=ESTIMATORS, default="ok", help="algorithm (default ok); see below")
+    gradient.add_argument(
+        "--rank", type=checked(int, 1), metavar="R", help=f"terms or copies; see below {default('rank')}"
+    )
+    gradient.add_argument(
+        "--block", type=block, metavar="K", help=f'steps per block, or "auto"; see below {default("block")}'
+    )
+
+    learning = parser.add_argument_group("learning")
+    learning.add_argument("--batch", type=checked(int, 1), metavar="B", help=f"number of lanes {default('batch')}")
+    learning.add_argument("--lr", type=checked(float, 0, True), help=f"learning rate {default('lr')}")
+    learning.add_argument(
+        "--clip", type=checked(float, 0), help=f"largest norm of the recurrent gradient; 0: no limit {default('clip')}"
+    )
+    learning.add_argument("--optimizer", choices=OPTIMIZERS, default="adam", help="(default adam)")
+    learning.add_argument(
+        "--update-every", type=checked(int, 1), default=1, metavar="U", help="steps between updates (default 1)"
+    )
+
+    run = parser.add_argument_group("run")
+    run.add_argument("--steps", type=checked(int, 1), metavar="T", help=f"time steps to train {default('steps')}")
+    run.add_argument("--seed", type=checked(int, 0), default=0, help="same seed, same run (default 0)")
+    run.add_argument("--out", type=Path, metavar="DIR", help=f"folder of the run (default runs/{task}-001, -002, ...)")
+    if paper:
+        run.add_argument("--preset", choices=("paper",), help="the OK paper's sizes for all options not given")
+    run.add_argument(
+        "--log-every", type=checked(int, 0), default=0, metavar="T",
+        help=f"steps per metrics line (default: {LOG_LINES} lines)",
+    )
+    add_running(run)
+    run.set_defaults(save_every=float(SAVE_SECONDS))
+
+
+def add_running(parser):
+    """Add the options on how a run is run: none changes what it computes."""
+    parser.add_argument(
+        "--threads", type=checked(int, 1), metavar="N",
+        help="threads for the lanes; 1 is best if other programs need the processors (default: all processors)",
+    )
+    parser.add_argument(
+        "--save-every", type=checked(float, 0), metavar="SECONDS",
+        help=f"seconds between two checkpoints (default {SAVE_SECONDS}; the first after {FIRST_SAVE} at most)",
+    )
+    parser.add_argument(
+        "--time-limit", type=checked(float, 0, True), metavar="SECONDS",
+        help="save after that time and exit with status 75, so that a script can resume the run",
+    )
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that raises ValueError."""
+
+    def error(self, message):
+        """Raise what argparse would print."""
+        raise ValueError(message)
+
+
+def from_mapping(mapping):
+    """Return the resolved options of ``okcore train`` for {option: value}, checked as those of the command line are.
+
+    Parameters
+    ----------
+    mapping : dict
+        ``task``, and any option of that task by its name on the command line, with ``_`` or ``-``.
+
+    Raises
+    ------
+    ValueError
+        Naming the option.
+    """
+    mapping = {name.replace("_", "-"): value for name, value in mapping.items()}
+    task = mapping.pop("task", None)
+    if task not in TASKS:
+        raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
+    positional = [name for name in TASKS[task].options if not name.startswith("-") and name in mapping]
+    arguments = [task]
+    for name in sorted(mapping.keys() - set(positional)):
+        if isinstance(mapping[name], bool) or not isinstance(mapping[name], (str, int, float)):
+            raise ValueError(f"{name} must be a string or a number, got {mapping[name]!r}")
+        arguments.append(f"--{name}={mapping[name]}")
+    if positional:
+        arguments += ["--", *(str(mapping[name]) for name in positional)]
+    parser = _Parser(prog="okcore train", allow_abbrev=False)
+    add_tasks(parser)
+    return resolve(vars(parser.parse_args(arguments)))
 
 
 def resolve(said):
@@ -33,41 +176,29 @@ def resolve(said):
     said : dict
         The command line's options; None for those not given.
     """
-    options = {name: value for name, value in said.items() if name not in ("command", "out", "preset")}
-    defaults = (PAPER if said["preset"] == "paper" else DEFAULTS)[said["task"]]
-    for name, value in defaults.items():
+    task = TASKS[said["task"]]
+    options = {name: value for name, value in said.items() if name not in ("command", "main", "out", "preset")}
+    for name, value in (task.paper if said.get("preset") == "paper" else task.defaults).items():
         if options[name] is None:
             options[name] = value
-    options.setdefault("source", None)
-    options.setdefault("valid", None)
-    for name in ("source", "valid"):
-        if options[name] not in (None, "python-docs"):
-            options[name] = str(Path(options[name]).resolve())
+    task.resolve(options)
     if options["init"] is None:
         options["init"] = "normal" if options["cell"] == "rhn" else "uniform"
     if options["threads"] is None:
         options["threads"] = min(_config.usable_processors(), options["batch"])
-    options["valid_every"] = max(1, options["steps"] // EVALUATIONS)
+    options["valid_every"] = max(1, options["steps"] // (task.evaluations or options["steps"]))
     options["log_every"] = options["log_every"] or max(1, options["steps"] // LOG_LINES)
     return options
-
-
-def make_task(options, rng):
-    """Return the task that `options` name."""
-    if options["task"] == "copy":
-        return tasks.Copy(options["batch"], rng=rng)
-    source = tasks.python_docs() if options["source"] == "python-docs" else options["source"]
-    return tasks.Text(source, options["batch"], valid=options["valid"])
 
 
 def make_trainer(options):
     """Return (trainer, task) for `options`; every random stream is a child of the one seed."""
     for_task, for_cell, for_estimator, for_readout = np.random.SeedSequence(options["seed"]).spawn(4)
-    task = make_task(options, for_task)
+    task = TASKS[options["task"]].from_options(options, for_task)
     start = {"dtype": options["dtype"], "init": options["init"]}
     cell = CELLS[options["cell"]](task.n_in, options["hidden"], rng=for_cell, **start)
     estimator = ESTIMATORS[options["estimator"]].from_options(cell, options, for_estimator)
-    readout = SoftmaxReadout(options["hidden"], task.n_out, rng=for_readout, **start)
+    readout = task.readout(options["hidden"], task.n_out, rng=for_readout, **start)
     optimizer = OPTIMIZERS[options["optimizer"]](options["lr"])
     clip = options["clip"] or None
     return OnlineTrainer(cell, estimator, readout, optimizer, clip, options["update_every"]), task

@@ -1,16 +1,13 @@
 """A run: a folder with options, metrics and a checkpoint, from which it resumes with bit-identical results."""
 
-import contextlib
 import itertools
 import json
+import math
 import os
 import shlex
-import signal
 import sys
-import threading
 import time
 import warnings
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,90 +15,11 @@ from tqdm import tqdm
 
 from okcore import _config, _validation
 from okcore.runs import checkpoint, files
-from okcore.runs.options import make_trainer
+from okcore.runs.console import Forgiving, say, stop_signals
+from okcore.runs.options import FIRST_SAVE, RESUMABLE, SAVE_SECONDS, make_trainer
 
-SAVE_SECONDS = 60      # between two checkpoints, unless --save-every says otherwise
+TIME_LIMIT = "the time limit"
 PLAIN_LINES = 20       # lines printed per run if there is no terminal for a progress bar
-FIRST_SAVE = 5         # seconds to the first checkpoint, at most
-RESUMABLE = "steps", "threads", "save_every", "log_every", "valid_every"   # may differ when a run is resumed
-
-
-SILENCED = set()       # streams that nobody can read any more
-
-
-@contextmanager
-def stop_signals(stopped):
-    """Record SIGINT, SIGTERM and SIGHUP in the list `stopped`, so that the run can finish its step and save.
-
-    A signal that is ignored (nohup) stays ignored.
-    """
-
-    def stop(number, frame):
-        stopped.append(signal.Signals(number).name)
-
-    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    if threading.current_thread() is not threading.main_thread():
-        numbers = []  # signals are the main thread's
-    before = {number: signal.getsignal(number) for number in numbers}
-    before = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}
-    for number in before:
-        signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def say(*text, file=None):
-    """Print a line, to standard output unless told; return whether somebody can read it."""
-    file = sys.stdout if file is None else file
-    if file in SILENCED:
-        return False
-    try:
-        print(*text, file=file, flush=True)
-        return True
-    except OSError:
-        silence(file)
-        return False
-
-
-def silence(stream):
-    """Send a stream that cannot be written to, a closed pipe or a lost terminal, to nowhere.
-
-    What it still holds would otherwise fail as Python flushes it at its end, and give another exit status.
-    """
-    SILENCED.add(stream)
-    with contextlib.suppress(OSError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-class Forgiving:
-    """Standard error for a progress bar: a terminal that has gone is no reason to end a run halfway through a step."""
-
-    encoding = property(lambda self: sys.stderr.encoding)
-
-    def write(self, text):
-        """Write what can be written."""
-        try:
-            sys.stderr.write(text)
-        except OSError:
-            silence(sys.stderr)
-
-    def flush(self):
-        """Flush what can be flushed."""
-        try:
-            sys.stderr.flush()
-        except OSError:
-            silence(sys.stderr)
-
-    def isatty(self):
-        """Return whether it is a terminal."""
-        return sys.stderr.isatty()
-
-    def fileno(self):
-        """Return the descriptor, for the width of the terminal."""
-        return sys.stderr.fileno()
 
 
 def different(old, new):
@@ -133,12 +51,12 @@ class Run:
 
     def __init__(self, folder, options):
         self.folder = None if folder is None else Path(folder)
-        self.options = {"save_every": SAVE_SECONDS} | options
+        self.options = {"save_every": SAVE_SECONDS, "time_limit": None} | options
         self.trainer, self.task = make_trainer(options)
         self.time = 0.0           # seconds of training, summed over resumes
         self.loss_sum = 0.0       # since the last metrics line
         self.loss_count = 0
-
+        self.measured = None      # of the last metrics line that has one
         self.lock = None
 
     def __enter__(self):
@@ -179,14 +97,21 @@ class Run:
         return run
 
     @classmethod
-    def open(cls, folder, steps=None, threads=None, save_every=None):
-        """Resume the run in `folder` from its newest intact checkpoint; `steps` replaces its last step."""
+    def open(cls, folder, **changes):
+        """Resume the run in `folder` from its newest intact checkpoint.
+
+        Parameters
+        ----------
+        folder : str or Path
+        **changes
+            Of ``steps``, ``threads``, ``save_every`` and ``time_limit``; None leaves what the run has.
+        """
         folder = Path(folder)
         if not (folder / "run.json").exists():
             raise FileNotFoundError(f"DIR must hold a run, got {str(folder)!r} without a run.json")
         lock = files.hold(folder)
         try:
-            run = cls._open(folder, {"steps": steps, "threads": threads, "save_every": save_every})
+            run = cls._open(folder, changes)
         except BaseException:
             os.close(lock)
             raise
@@ -199,6 +124,7 @@ class Run:
         try:
             description = json.loads((folder / "run.json").read_text())
             options = dict(description["options"])
+            options["time_limit"] = None  # that of this process only
             options |= {name: value for name, value in said.items() if value is not None}
             numbers = {name: options[name] for name in ("steps", "threads", "log_every", "valid_every")}
             versions, resumed = description["versions"], description.get("resumed", [])
@@ -212,7 +138,7 @@ class Run:
             raise ValueError(f"{folder / 'run.json'} is damaged: {type(error).__name__} {error}") from None
         if (folder / "checkpoint.npz").exists() or checkpoint.previous(folder / "checkpoint.npz").exists():
             run._restore(checkpoint.read_newest(folder / "checkpoint.npz"))
-        if said["steps"] is not None and said["steps"] < run.trainer.steps:
+        if (said.get("steps") or math.inf) < run.trainer.steps:
             raise ValueError(f"--steps must be at least the {run.trainer.steps} already taken, got {said['steps']}")
         now = _config.config()
         if found := different(resumed[-1]["versions"] if resumed else versions, now):
@@ -283,8 +209,8 @@ class Run:
         shown = sys.stderr.isatty()
         bar = tqdm(total=total, initial=first, unit="step", disable=not shown, dynamic_ncols=True, file=Forgiving())
         stopped = []
-        clock = time.monotonic()
-        next_save = clock + min(save_every, FIRST_SAVE)
+        start = clock = time.monotonic()
+        next_save, limit = clock + min(save_every, FIRST_SAVE), self.options["time_limit"] or math.inf
 
         def after_step(trainer, loss):
             nonlocal clock, next_save
@@ -296,6 +222,8 @@ class Run:
             bar.update()
             if (trainer.steps % every == 0 or trainer.steps == total) and not self._log(metrics, bar):
                 stopped.append("a closed standard output")
+            if now - start > limit:
+                stopped.append(TIME_LIMIT)
             if now > next_save:
                 self.save()
                 next_save = now + save_every
@@ -324,14 +252,11 @@ class Run:
         step, total = self.trainer.steps, self.options["steps"]
         line = {"step": step, "time_s": round(self.time, 3), "loss_bits": self.loss_sum / self.loss_count}
         self.loss_sum, self.loss_count = 0.0, 0
-        if self.options["task"] == "copy":
-            line["copy_length"] = self.task.length
-            said = f"copy length {self.task.length}"
-        else:
-            every = self.options["valid_every"]  # on the first line after each multiple of it
-            due = step == total or step // every > (step - self.options["log_every"]) // every
-            line["valid_bpc"] = self.trainer.evaluate_bits(self.task.valid) if due else None
-            said = "" if line["valid_bpc"] is None else f"validation {line['valid_bpc']:.3f} bits per character"
+        every = self.options["valid_every"]  # on the first line after each multiple of it
+        if due := step == total or step // every > (step - self.options["log_every"]) // every:
+            self.measured = self.task.evaluate(self.trainer)
+        line[self.task.measure] = self.measured if due else None
+        said = f"{self.task.words} {self.measured:.4g}" if due else ""
         metrics.write(json.dumps(line) + "\n")
         metrics.flush()
         said = f"loss {line['loss_bits']:.3f} bits" + (f", {said}" if said else "")
@@ -343,21 +268,8 @@ class Run:
 
     def summary(self):
         """Return a sentence about what the network has learned."""
-        steps = f"{self.trainer.steps:,} steps"
-        seconds = f"{self.time:.0f} s"
-        if self.options["task"] == "copy":
-            length = self.task.length
-            learned = (
-                f"the network repeats random strings of {length - 1} bits almost without error and is learning {length}"
-                if length > 1
-                else "the network does not yet repeat a single bit reliably"
-            )
-            return f"After {steps} ({seconds}) the copy length is {length}: {learned}."
-        bits = self.trainer.evaluate_bits(self.task.valid)
-        return (
-            f"After {steps} ({seconds}) the network predicts the validation text with {bits:.3f} bits per character "
-            f"(guessing among its {self.task.n_out} characters would take {np.log2(self.task.n_out):.2f})."
-        )
+        value = self.task.evaluate(self.trainer) if self.measured is None else self.measured
+        return f"After {self.trainer.steps:,} steps ({self.time:.0f} s) {self.task.summary(value)}"
 
 
 def new_folder(task):

@@ -4,11 +4,12 @@ import numpy as np
 
 from okcore import _validation
 from okcore._random import as_generator, get_states, set_states
-from okcore.tasks._base import Task
+from okcore.tasks._base import Task, task
 
 START, BLANK = 2, 3
 
 
+@task("copy")
 class Copy(Task):
     """Remember and repeat random bit strings of growing length.
 
@@ -37,6 +38,25 @@ class Copy(Task):
     """
 
     n_in = n_out = 4
+    measure, words = "copy_length", "copy length"
+    defaults = {"hidden": 64, "rank": 8, "block": 16, "batch": 16, "lr": 1e-3, "clip": 1.0, "steps": 60_000}
+    paper = {"hidden": 128, "rank": 16, "block": 16, "batch": 16, "lr": 3.16e-4, "clip": 1.0, "steps": 2_000_000}
+    examples = """
+The network reads a start symbol and a random bit string, and must then repeat the string. The strings grow longer
+whenever it does well; the run reports their current length.
+
+examples:
+  okcore train copy
+  okcore train copy --estimator tbptt --block 16
+  okcore train copy --preset paper --steps 40000     the size of the OK paper: length 10 in 30,000 to 40,000 steps
+  okcore train copy --hidden 32 --lr 2e-3 --steps 20000 --out runs/mine
+"""
+
+    next_steps = (
+        ("train copy --preset paper --steps 40000", "the paper's network, in a few minutes"),
+        ("train text python-docs", "the same on real text"),
+    )
+
     THRESHOLD, RESTART, DECAY = 0.15, 0.3, 0.999
 
     def __init__(self, batch_size, rng=None, length=1):
@@ -74,6 +94,17 @@ class Copy(Task):
             x[lane], y[lane] = inputs[self._position[lane]], targets[self._position[lane]]
             self._position[lane] += 1
         return x, y, reset
+
+    def evaluate(self, trainer):
+        """Return L."""
+        return self.length
+
+    def summary(self, value):
+        """Return what a copy length means."""
+        learned = f"the network repeats random strings of {value - 1} bits almost without error and is learning {value}"
+        return f"the copy length is {value}: " + (
+            f"{learned}." if value > 1 else "the network does not yet repeat a single bit reliably."
+        )
 
     def observe(self, loss_bits):
         """Update the running loss, on which the curriculum depends."""

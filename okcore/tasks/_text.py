@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from okcore import _validation
-from okcore.tasks._base import Task
+from okcore.tasks._base import Task, task
 
 
 def python_docs():
@@ -36,6 +36,7 @@ def read_text(source, name):
     return np.frombuffer(data, np.uint8)
 
 
+@task("text")
 class Text(Task):
     """Predict the next byte of a text; each lane starts at its own position.
 
@@ -58,6 +59,24 @@ class Text(Task):
     train, valid : int64 arrays
         The texts as symbols.
     """
+
+    measure, words, larger_is_better = "valid_bpc", "validation bits per character", False
+    evaluations = 10
+    defaults = {"hidden": 64, "rank": 8, "block": 16, "batch": 16, "lr": 1e-3, "clip": 100.0, "steps": 10_000}
+    paper = {"hidden": 256, "rank": 8, "block": 16, "batch": 32, "lr": 3.16e-4, "clip": 100.0, "steps": 1_000_000}
+    options = {
+        "source": {"metavar": "FILE|python-docs", "help": "a text file, or the documentation inside CPython"},
+        "--valid": {"metavar": "FILE", "help": "validation text (default: the last 5 %% of FILE)"},
+    }
+    examples = """
+The network predicts the next byte of a text. Its measure is bits per character on the validation text; lower is
+better.
+
+examples:
+  okcore train text python-docs
+  okcore train text shakespeare.txt --hidden 128 --rank 8 --steps 20000
+  okcore train text train.txt --valid valid.txt --preset paper
+"""
 
     VALID_FRACTION = 0.05
 
@@ -85,6 +104,30 @@ class Text(Task):
         after = (here + 1) % len(self.train)
         self._position = after
         return self.train[here], self.train[after], here % self.reset_every == 0
+
+    @classmethod
+    def from_options(cls, options, rng):
+        """Make the task; it draws nothing."""
+        source = python_docs() if options["source"] == "python-docs" else options["source"]
+        return cls(source, options["batch"], valid=options["valid"])
+
+    @staticmethod
+    def resolve(options):
+        """Make paths absolute, so that a run can be resumed from anywhere."""
+        for name in ("source", "valid"):
+            if options[name] not in (None, "python-docs"):
+                options[name] = str(Path(options[name]).resolve())
+
+    def evaluate(self, trainer):
+        """Return the bits per character of the validation text, read once from its start."""
+        return trainer.evaluate_bits(self.valid)
+
+    def summary(self, value):
+        """Return what bits per character mean."""
+        return (
+            f"the network predicts the validation text with {value:.3f} bits per character "
+            f"(guessing among its {self.n_out} characters would take {np.log2(self.n_out):.2f})."
+        )
 
     def state_dict(self):
         """Return each lane's position in the text."""
