@@ -1,4 +1,4 @@
-"""The command line: okcore train, resume, config."""
+"""The command line: okcore train, resume, sweep, config."""
 
 import argparse
 import shlex
@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 
 from okcore import __version__, _config
+from okcore.runs import sweep
 from okcore.runs.console import say
 from okcore.runs.options import add_running, add_tasks, checked, resolve
 from okcore.runs.run import TIME_LIMIT, Run
@@ -22,6 +23,7 @@ examples:
   okcore train text python-docs      a character model of Python's own documentation
   okcore train text my.txt           ... of your own text
   okcore resume runs/copy-001        resume a run that was stopped or killed
+  okcore sweep grid.toml -j 4        carry out all runs of a grid, four at a time
 """
 
 TRAIN_EXAMPLES = """\
@@ -63,6 +65,8 @@ def make_parser():
     resuming.add_argument("folder", metavar="DIR", type=Path, help="the run's folder")
     resuming.add_argument("--steps", type=checked(int, 1), metavar="T", help="new last step")
     add_running(resuming)
+
+    sweep.add_arguments(add_command(commands, "sweep", sweep.main, "carry out many runs", sweep.EXAMPLES))
 
     add_command(
         commands, "config", config, "show versions, BLAS, threads and build flags",

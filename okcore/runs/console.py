@@ -10,14 +10,16 @@ SILENCED = set()       # streams that nobody can read any more
 
 
 @contextlib.contextmanager
-def stop_signals(stopped):
+def stop_signals(stopped, then=None):
     """Record SIGINT, SIGTERM and SIGHUP in the list `stopped`, so that the run can finish its step and save.
 
-    A signal that is ignored (nohup) stays ignored.
+    `then()` is called for each. A signal that is ignored (nohup) stays ignored.
     """
 
     def stop(number, frame):
         stopped.append(signal.Signals(number).name)
+        if then is not None:
+            then()
 
     numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     if threading.current_thread() is not threading.main_thread():

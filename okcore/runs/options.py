@@ -131,7 +131,10 @@ def add_running(parser):
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that raises ValueError."""
+    """A parser, as its subcommands are, that takes whole names only and raises ValueError."""
+
+    def __init__(self, **arguments):
+        super().__init__(**arguments | {"allow_abbrev": False})
 
     def error(self, message):
         """Raise what argparse would print."""
@@ -155,7 +158,11 @@ def from_mapping(mapping):
     task = mapping.pop("task", None)
     if task not in TASKS:
         raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
-    positional = [name for name in TASKS[task].options if not name.startswith("-") and name in mapping]
+    positional = [name for name in TASKS[task].options if not name.startswith("-")]
+    for name in positional:
+        if name not in mapping and "nargs" not in TASKS[task].options[name]:
+            raise ValueError(f"{name} must be given for the task {task}")
+    positional = [name for name in positional if name in mapping]
     arguments = [task]
     for name in sorted(mapping.keys() - set(positional)):
         if isinstance(mapping[name], bool) or not isinstance(mapping[name], (str, int, float)):
@@ -163,7 +170,7 @@ def from_mapping(mapping):
         arguments.append(f"--{name}={mapping[name]}")
     if positional:
         arguments += ["--", *(str(mapping[name]) for name in positional)]
-    parser = _Parser(prog="okcore train", allow_abbrev=False)
+    parser = _Parser(prog="okcore train")
     add_tasks(parser)
     return resolve(vars(parser.parse_args(arguments)))
 
@@ -189,6 +196,11 @@ def resolve(said):
     options["valid_every"] = max(1, options["steps"] // (task.evaluations or options["steps"]))
     options["log_every"] = options["log_every"] or max(1, options["steps"] // LOG_LINES)
     return options
+
+
+def content(options):
+    """Return what decides what a run computes: all options but those that may change when it is resumed."""
+    return {name: value for name, value in sorted(options.items()) if name not in RESUMABLE}
 
 
 def make_trainer(options):

@@ -8,6 +8,7 @@ import shlex
 import sys
 import time
 import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,10 @@ from tqdm import tqdm
 from okcore import _config, _validation
 from okcore.runs import checkpoint, files
 from okcore.runs.console import Forgiving, say, stop_signals
-from okcore.runs.options import FIRST_SAVE, RESUMABLE, SAVE_SECONDS, make_trainer
+from okcore.runs.options import FIRST_SAVE, SAVE_SECONDS, content, make_trainer
 
 TIME_LIMIT = "the time limit"
+QUESTION_SECONDS = 0.25  # between two looks at whether a run should stop
 PLAIN_LINES = 20       # lines printed per run if there is no terminal for a progress bar
 
 
@@ -160,7 +162,7 @@ class Run:
     def _hyperparameters(self):
         """Return what must not change over a run's life, as text."""
         options = self.options | {"block": self.trainer.estimator.block}
-        return json.dumps({name: value for name, value in sorted(options.items()) if name not in RESUMABLE})
+        return json.dumps(content(options))
 
     def _restore(self, groups):
         entries = ("time", "loss_sum", "loss_count", "options")
@@ -199,31 +201,44 @@ class Run:
         groups = {**self.trainer.state_dict(), "task": self.task.state_dict(), "run": own}
         checkpoint.write(self.folder / "checkpoint.npz", groups, keep=True)
 
-    def train(self):
+    def train(self, output=None, until=None):
         """Train to the last step; return what stopped it early (a signal's name, say), or None.
 
         Whatever ends the training, a checkpoint is written.
+
+        Parameters
+        ----------
+        output : file, optional
+            For plain lines; by default a progress bar on a terminal, or lines on standard output.
+        until : callable, optional
+            Asked a few times per second; what it returns, if anything, stops the run.
         """
         total, first = self.options["steps"], self.trainer.steps
         every, save_every = self.options["log_every"], self.options["save_every"]
-        shown = sys.stderr.isatty()
+        shown = output is None and sys.stderr.isatty()
         bar = tqdm(total=total, initial=first, unit="step", disable=not shown, dynamic_ncols=True, file=Forgiving())
         stopped = []
         start = clock = time.monotonic()
-        next_save, limit = clock + min(save_every, FIRST_SAVE), self.options["time_limit"] or math.inf
+        limit = self.options["time_limit"] or math.inf
+        next_save = clock + min(save_every, FIRST_SAVE)
+        next_question = clock if until else math.inf
 
         def after_step(trainer, loss):
-            nonlocal clock, next_save
+            nonlocal clock, next_save, next_question
             now = time.monotonic()
             self.time += now - clock
             clock = now
             self.loss_sum += loss
             self.loss_count += 1
             bar.update()
-            if (trainer.steps % every == 0 or trainer.steps == total) and not self._log(metrics, bar):
+            if (trainer.steps % every == 0 or trainer.steps == total) and not self._log(metrics, bar, output):
                 stopped.append("a closed standard output")
             if now - start > limit:
                 stopped.append(TIME_LIMIT)
+            if now > next_question:
+                next_question = now + QUESTION_SECONDS
+                if reason := until():
+                    stopped.append(reason)
             if now > next_save:
                 self.save()
                 next_save = now + save_every
@@ -234,20 +249,20 @@ class Run:
                 self.trainer.fit(self.task, max(0, total - first), progress=False, callback=after_step)
             except BaseException:
                 bar.close()
-                self._save_after_failure()
+                self._save_after_failure(output)
                 raise
             self.save()
         return stopped[0] if stopped and self.trainer.steps < total else None
 
-    def _save_after_failure(self):
+    def _save_after_failure(self, output):
         """Write a checkpoint if it can be resumed from; say where the newest one is."""
         arrays = checkpoint.flatten(self.trainer.state_dict()).values()
         if all(np.isfinite(array).all() for array in arrays if getattr(array, "dtype", None) in ("f", "d")):
             self.save()
         if (self.folder / "checkpoint.npz").exists():
-            say(f"The run failed; its last checkpoint is in {self.folder}", file=sys.stderr)
+            say(f"The run failed; its last checkpoint is in {self.folder}", file=output or sys.stderr)
 
-    def _log(self, metrics, bar):
+    def _log(self, metrics, bar, output):
         """Write a line of metrics and show it; return False if nobody can read what is printed."""
         step, total = self.trainer.steps, self.options["steps"]
         line = {"step": step, "time_s": round(self.time, 3), "loss_bits": self.loss_sum / self.loss_count}
@@ -263,13 +278,22 @@ class Run:
         if not bar.disable:
             bar.set_postfix_str(said)
         elif step == total or step * PLAIN_LINES // total > (step - self.options["log_every"]) * PLAIN_LINES // total:
-            return say(f"step {step:>{len(str(total))}} of {total}: {said}")
+            return say(f"step {step:>{len(str(total))}} of {total}: {said}", file=output)
         return True
 
     def summary(self):
         """Return a sentence about what the network has learned."""
         value = self.task.evaluate(self.trainer) if self.measured is None else self.measured
         return f"After {self.trainer.steps:,} steps ({self.time:.0f} s) {self.task.summary(value)}"
+
+
+def steps_taken(folder):
+    """Return the steps of a run that its checkpoint holds, 0 if there is none that can be read."""
+    try:
+        with np.load(Path(folder) / "checkpoint.npz", allow_pickle=False) as file:
+            return int(file["trainer/steps"])
+    except (OSError, LookupError, ValueError, zipfile.BadZipFile):
+        return 0
 
 
 def new_folder(task):
