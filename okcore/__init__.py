@@ -29,8 +29,12 @@ What runs and checks
     runs/               a run in a folder: run.py, options.py, files.py, console.py, sweep.py, command_line.py, and
                         checkpoint.py, which trainer.py uses too
     _engine/block_length.py     block="auto"
-    _validation.py, _random.py, _config.py, _docstrings.py
+    _validation.py, _random.py, _config.py, _docstrings.py, _interrupt.py
 """
+
+from okcore import _interrupt
+
+_interrupt.guard()  # before everything that takes time
 
 import os as _os
 from importlib.metadata import version as _version

@@ -7,7 +7,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from okcore import __version__, _config
+from okcore import __version__, _config, _interrupt
 from okcore.runs import sweep
 from okcore.runs.console import say
 from okcore.runs.options import add_running, add_tasks, checked, resolve
@@ -127,10 +127,11 @@ def config(arguments):
 
 def main(argv=None):
     """Run the command line; return the exit status."""
-    arguments = make_parser().parse_args(argv)
-    warnings.showwarning = lambda message, *rest, **more: print(f"okcore: warning: {message}", file=sys.stderr)
     try:
-        return arguments.main(arguments)
+        with _interrupt.raised():
+            arguments = make_parser().parse_args(argv)
+            warnings.showwarning = lambda message, *rest, **more: print(f"okcore: warning: {message}", file=sys.stderr)
+            return arguments.main(arguments)
     except KeyboardInterrupt:
         print("\nokcore: interrupted", file=sys.stderr)
         return 130

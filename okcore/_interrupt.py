@@ -1,0 +1,55 @@
+"""Ctrl-C while the command line starts or ends: a line instead of a traceback.
+
+NumPy and SciPy take half a second to import, long before `main` can handle anything. So okcore/__init__.py imports this
+first. It concerns only processes that were started as okcore's command line.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+
+
+def is_command_line(words):
+    """Return whether a process started with these words runs okcore: its script, or python -m [mpi4py -m] okcore."""
+    words = iter(words[1:])
+    for word in words:
+        if word == "-m":
+            module = next(words, None)
+            if module != "mpi4py":
+                return module == "okcore"
+        elif word in ("-X", "-W"):
+            next(words, None)
+        elif not word.startswith("-"):
+            return os.path.basename(word) == "okcore"
+    return False
+
+
+def end(number, frame):
+    """Handle SIGINT: end the process at once, whatever it is importing."""
+    os.write(2, b"\nokcore: interrupted\n")
+    os._exit(128 + number)
+
+
+def guard():
+    """Handle SIGINT by `end` from here on, if this is okcore's command line and SIGINT is handled as Python does."""
+    if (
+        is_command_line(sys.orig_argv)
+        and threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    ):
+        signal.signal(signal.SIGINT, end)
+
+
+@contextlib.contextmanager
+def raised():
+    """Let SIGINT raise KeyboardInterrupt inside, as Python does; outside it is handled as before."""
+    guarded = signal.getsignal(signal.SIGINT) is end
+    if guarded:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        if guarded:
+            signal.signal(signal.SIGINT, end)
