@@ -7,16 +7,18 @@
 # make bench, make bench-quick   the airspeed-velocity suite (bench/README.md)
 # make lint   ruff and cython-lint
 # make test-debug   all tests against a build with bounds checks
+# make kill-test [KILLS=200] [SEED=n]  runs interrupted at random times must resume with the same bits
 # make clean  removes .venv and everything built
 
 PYTHON ?= python3
 VENV ?= .venv
+KILLS ?= 200
 INSTALL = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 # What an extra of pyproject.toml needs, without building okcore again
 extra = $$($(VENV)/bin/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['$(1)'])")
 SOURCES := pyproject.toml setup.py $(wildcard $(foreach kind,pyx pxd h,okcore/*.$(kind) okcore/*/*.$(kind))) okcore/_simd/simd.c
 
-.PHONY: demo test torch lint targets compare figures bench bench-quick test-debug clean
+.PHONY: demo test torch lint targets compare figures bench bench-quick test-debug kill-test clean
 
 demo: $(VENV)/.ready
 	$(VENV)/bin/okcore train copy
@@ -54,6 +56,9 @@ test-debug:
 	rm -rf build/debug && mkdir -p build/debug
 	git ls-files -z | xargs -0 cp --parents -t build/debug
 	OKCORE_DEBUG=1 $(MAKE) -C build/debug test
+
+kill-test: $(VENV)/.ready
+	$(VENV)/bin/python -m tests.campaigns.kill --kills $(KILLS) $(if $(SEED),--seed $(SEED))
 
 $(VENV)/.ready: $(SOURCES)
 	@$(PYTHON) -c "import ensurepip, sys; assert sys.version_info >= (3, 11)" 2>/dev/null || \
