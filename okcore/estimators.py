@@ -91,11 +91,12 @@ class Estimator(Engine):
         cell : Cell
         options : dict
             ``batch``, ``threads``, ``update_every``, and those named in the class's `options`. The constructor takes
-            the first three as ``batch_size``, ``n_threads`` and ``update_every``.
+            the first three as ``batch_size``, ``n_threads`` and ``update_every``. Where an option of the class is
+            missing (older runs do not have all of them), its argument's default holds.
         rng : int, SeedSequence, Generator or None
             For the algorithms that draw.
         """
-        arguments = {argument: options[option] for option, (argument, _) in cls.options.items()}
+        arguments = {argument: options[option] for option, (argument, _) in cls.options.items() if option in options}
         if "block" in cls.options and options["block"] == "auto" and cls.auto_block is not None:
             arguments[cls.options["block"][0]] = cls.auto_block
         if "rng" in inspect.signature(cls).parameters:
@@ -121,7 +122,8 @@ class Estimator(Engine):
         """Figures about the last reduction, arrays of shape (B,).
 
         ``variance`` is s1^2 / k - s2, the expected squared error (Frobenius, whole influence) that it added;
-        ``mixed_fraction`` is the share of the singular values that it mixed. Empty for estimators that do not reduce.
+        ``mixed_fraction`` is the share of the singular values that it mixed; ``rank`` is the number of Kronecker terms
+        in use since. All are 0 before the first block ends. Empty for estimators that do not reduce.
         """
         return self.carry.stats
 
@@ -175,7 +177,7 @@ class Estimator(Engine):
 
     def _state_dict(self):
         return {
-            **self._identity(),
+            **{name: value for name, value in self._identity().items() if value is not None},
             "steps": self.steps,
             **{name: buffer.copy() for name, buffer in self._buffers.items()},
             **self.tape.state_dict(),
@@ -248,7 +250,7 @@ class OK(Estimator):
     ----------
     cell : Cell
     rank : int
-        Kronecker products r that are kept.
+        Kronecker products r that are kept, at most.
     block : int or "auto"
         Steps K between two reductions, from r + K q terms to r. 1 is the paper's algorithm; longer blocks are both
         cheaper and less noisy. Every K-th step does the block's work.
@@ -257,11 +259,16 @@ class OK(Estimator):
         draw) or by systematic sampling (components stay orthogonal).
     {rng}
     {shared}
+    tolerance : float, optional
+        At each end of a block, keep only as many products as it takes for the noise sqrt(s1^2 / k - s2) that the
+        reduction adds to be at most `tolerance` times the norm of what is reduced (`rank` of them if that is not
+        enough). ``stats["rank"]`` says how many. 0 drops what is exactly zero. By default `rank` are kept, where there
+        are as many. The number depends on singular values alone, never on the draw: the gradient stays unbiased.
 
     Notes
     -----
     Per lane: 2 S^2 P r / K + 2 S^2 n flops per step, r (S P + m) floats of memory, and (r + K q) S P of workspace per
-    thread.
+    thread. With a tolerance, r in the flops is the number of products in use.
 
     References
     ----------
@@ -278,25 +285,30 @@ class OK(Estimator):
     """
 
     quality = "unbiased"
-    options = {"rank": ("rank", "Kronecker terms"), "block": ("block", "steps per reduction")}
+    options = {
+        "rank": ("rank", "Kronecker terms, at most"), "block": ("block", "steps per reduction"),
+        "tolerance": ("tolerance", "noise of a reduction that fewer terms may add"),
+    }  # fmt: skip
 
     def __init__(
-        self, cell, rank, block="auto", mixing="signs", batch_size=1, rng=None, n_threads=1, update_every=1
-    ):
+        self, cell, rank, block="auto", mixing="signs", batch_size=1, rng=None, n_threads=1, update_every=1,
+        tolerance=None,
+    ):  # fmt: skip
         _validation.as_instance("cell", cell, Cell)
         rank = _validation.as_int("rank", rank, 1)
         self.mixing = _validation.as_choice("mixing", mixing, ("signs", "sampling"))
+        self.tolerance = None if tolerance is None else _validation.as_real("tolerance", tolerance, least=0)
         batch_size = _validation.as_int("batch_size", batch_size, 1)
         if isinstance(block, str):
             every = _validation.as_int("update_every", update_every, 1)
             block = choose_block("ok", block, cell, rank=rank, update_every=every)
         block = _validation.as_int("block", block, 1)
-        carry = OptimalKroneckerSumCarry(cell, batch_size, rank, mixing)
+        carry = OptimalKroneckerSumCarry(cell, batch_size, rank, mixing, self.tolerance)
         super().__init__(cell, carry, block, rng, n_threads, update_every)
 
     @property
     def rank(self):
-        """Kronecker products that are kept."""
+        """Kronecker products that are kept, at most."""
         return self.carry.rank
 
 

@@ -113,8 +113,8 @@ def left_multiply(H, A):
     return _finite("left_multiply", out)
 
 
-def reduce(u, A, rank, rng=None, mixing="signs", signs=None, start=None):
-    """Reduce N Kronecker terms to `rank`, unbiased and with the least possible variance.
+def reduce(u, A, rank, rng=None, mixing="signs", signs=None, start=None, tolerance=None):
+    """Reduce N Kronecker terms to at most `rank`, unbiased and with the least possible variance.
 
     Parameters
     ----------
@@ -122,7 +122,7 @@ def reduce(u, A, rank, rng=None, mixing="signs", signs=None, start=None):
     A : (N, S, P) array
         Of the same dtype as `u`, float32 or float64; decisions are always made in float64.
     rank : int
-        Number of terms r to return.
+        The most terms r that come out.
     rng : int, SeedSequence, Generator or None
         Draws `signs` or `start` if not given.
     mixing : {"signs", "sampling"}
@@ -132,12 +132,16 @@ def reduce(u, A, rank, rng=None, mixing="signs", signs=None, start=None):
         One sign per singular component in descending order; those of kept components are unused.
     start : float in [0, 1), optional
         The random number of systematic sampling.
+    tolerance : float, optional
+        Keep only as many terms as it takes for the noise sqrt(s1^2 / k - s2) to be at most `tolerance` times the norm
+        of J, also where N <= rank; `rank` if that is not enough. 0 drops what is exactly zero. The number of terms
+        depends on the singular values alone, so the result stays unbiased.
 
     Returns
     -------
-    u : (rank, m) array
-    A : (rank, S, P) array
-        Unneeded terms are zero. If N <= rank, the result is a copy of all N terms.
+    u : (min(rank, N), m) array
+    A : (min(rank, N), S, P) array
+        Unneeded terms are zero, and the last. If no fewer than N terms are asked for, the result is a copy of them.
 
     Raises
     ------
@@ -183,15 +187,22 @@ def reduce(u, A, rank, rng=None, mixing="signs", signs=None, start=None):
             raise ValueError('signs belong to mixing="signs"')
         start = as_generator(rng).random() if start is None else start
         start = _validation.as_real("start", start, least=0, below=1)
-    if rank >= N:
-        return u.copy(), A.copy()
+    if tolerance is None:
+        if rank >= N:
+            return u.copy(), A.copy()
+        tolerance = -1.0
+    else:
+        tolerance = _validation.as_real("tolerance", tolerance, least=0)
+    terms, rank = (u, A), min(rank, N)
     # Balance the exponents of u and A, exactly: squares of 1e-200 or 1e200 would leave float64's range.
     shift = (np.frexp(np.abs(A).max(axis=(1, 2)))[1] - np.frexp(np.abs(u).max(axis=1))[1]) // 2
     u, A = np.ldexp(u, shift[:, None]), np.ldexp(A, -shift[:, None, None])
     u_new, A_new = np.zeros((rank, u.shape[1]), u.dtype), np.zeros((rank, *A.shape[1:]), A.dtype)
-    info, _, _ = reduction.reduce(u, A, signs, start, u_new, A_new)
+    info, n_new = reduction.reduce(u, A, tolerance, signs, start, u_new, A_new)
     if info == 2:
         raise np.linalg.LinAlgError("reduce: LAPACK's SVD did not converge, gesdd and gesvd both")
     if info:
         raise FloatingPointError("reduce: the terms' inner products are not finite in float64")
+    if n_new == N:
+        return tuple(array.copy() for array in terms)
     return _finite("reduce", u_new), _finite("reduce", A_new)

@@ -127,10 +127,20 @@ def orthonormal_with_row_norms(p, k):
     return Z
 
 
-def reduce(u, A, rank, signs=None, start=None):
+def mixed_tail(sigma, rank):
+    """Return how many components are kept exactly, and the variance s1^2 / k - s2 of mixing the others."""
+    if len(sigma) <= rank:
+        return len(sigma), 0.0
+    tails = np.cumsum(sigma[::-1])[::-1]
+    keep = next((j for j in range(rank) if (rank - j) * sigma[j] <= tails[j] * (1 + 1e-15)), rank)
+    return keep, tails[keep] ** 2 / (rank - keep) - (sigma[keep:] ** 2).sum()
+
+
+def reduce(u, A, rank, signs=None, start=None, tolerance=None):
     """Reduce N Kronecker terms to `rank`: unbiased, variance s1^2 / k - s2. Returns u, A, variance.
 
-    Benzing et al. 2019. `signs` (N,) mixes the tail of the singular values; `start` in [0, 1) samples from it.
+    Benzing et al. 2019. `signs` (N,) mixes the tail of the singular values; `start` in [0, 1) samples from it. With a
+    tolerance: to the fewest terms, at most `rank`, whose noise sqrt(variance) is at most that times the norm of J.
     """
     norm_u, norm_A = np.linalg.norm(u, axis=1), np.linalg.norm(A, axis=(1, 2))
     live = (norm_u > 0) & (norm_A > 0)
@@ -149,12 +159,14 @@ def reduce(u, A, rank, signs=None, start=None):
     U, V = U * turn, V * turn
 
     r = min(rank, len(sigma))
-    tails = np.cumsum(sigma[::-1])[::-1]
-    keep = next((j for j in range(r) if (r - j) * sigma[j] <= tails[j] * (1 + 1e-15)), r)
-    if len(sigma) <= rank:
-        keep = len(sigma)
+    if tolerance is not None:
+        quiet = (s for s in range(1, r) if mixed_tail(sigma, s)[1] <= (tolerance * np.linalg.norm(sigma)) ** 2)
+        rank = r = next(quiet, r)
+        if r == len(u):
+            return u, A, 0.0
+    keep, variance = mixed_tail(sigma, r)
     k, tail = r - keep, sigma[keep:]
-    s1, s2 = tail.sum(), (tail**2).sum()
+    s1 = tail.sum()
     Y_L, Y_R = U[:, :keep] * np.sqrt(sigma[:keep]), V[:, :keep] * np.sqrt(sigma[:keep])
     if len(tail):
         p = np.minimum(1, k * tail / s1)
@@ -168,7 +180,7 @@ def reduce(u, A, rank, signs=None, start=None):
     u_new, A_new = np.zeros((rank, u.shape[1]), u.dtype), np.zeros((rank, *A.shape[1:]), A.dtype)
     u_new[: Y_L.shape[1]] = (Q_L @ Y_L).T
     A_new[: Y_R.shape[1]] = (Q_R @ Y_R).T.reshape(-1, *A.shape[1:])
-    return u_new, A_new, s1**2 / k - s2 if len(tail) else 0.0
+    return u_new, A_new, variance
 
 
 # ---- carries: what is kept of J_{t0}; absorb: J <- Phi J + sum_i A_i (x) u_i, contract: delta J ---------------------
@@ -203,8 +215,8 @@ class ExactCarry:
 class OptimalKroneckerSumCarry:
     """OK: r Kronecker products, reduced from r + K q."""
 
-    def __init__(self, cell, rank, mixing, most_new):
-        self.rank, self.mixing, self.most_new = rank, mixing, most_new
+    def __init__(self, cell, rank, mixing, most_new, tolerance):
+        self.rank, self.mixing, self.most_new, self.tolerance = rank, mixing, most_new, tolerance
         self.u = np.zeros((0, cell.theta.shape[1]), cell.dtype)
         self.A = np.zeros((0, cell.state_size, cell.theta.shape[0]), cell.dtype)
         self.variance = 0.0
@@ -215,9 +227,9 @@ class OptimalKroneckerSumCarry:
             self.u, self.A = self.u[:0], self.A[:0]
         self.u, self.A = np.concatenate([self.u, u]), np.concatenate([Phi @ self.A, A])
         self.variance = 0.0
-        if len(self.u) > self.rank:
+        if len(self.u) > self.rank or self.tolerance is not None:
             signs = np.where(draws < 0.5, -1.0, 1.0) if self.mixing == "signs" else None
-            self.u, self.A, self.variance = reduce(self.u, self.A, self.rank, signs, draws[0])
+            self.u, self.A, self.variance = reduce(self.u, self.A, self.rank, signs, draws[0], self.tolerance)
 
     def contract(self, delta):
         return (delta @ self.A).T @ self.u
@@ -383,7 +395,7 @@ def KFRTRL(cell, copies=1, block=1, batch_size=1, rng=None):
     return Estimator(cell, lambda: RandomSignCarry(cell, copies, block * cell.n_terms), block, batch_size, rng)
 
 
-def OK(cell, rank, block=1, mixing="signs", batch_size=1, rng=None):
+def OK(cell, rank, block=1, mixing="signs", batch_size=1, rng=None, tolerance=None):
     """Return the optimal Kronecker-sum approximation."""
     new = block * cell.n_terms
-    return Estimator(cell, lambda: OptimalKroneckerSumCarry(cell, rank, mixing, new), block, batch_size, rng)
+    return Estimator(cell, lambda: OptimalKroneckerSumCarry(cell, rank, mixing, new, tolerance), block, batch_size, rng)

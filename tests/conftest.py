@@ -27,6 +27,7 @@ VARIANTS = {
     "rtrl-textbook": maker("rtrl", block=1),
     "kf-rtrl-published": maker("kf-rtrl", rank=1, block=1),
     "ok-published": maker("ok", block=1),
+    "ok-tolerance": maker("ok", tolerance=0.3),
     "ok-sampling": lambda cell, batch_size=2, rng=7, **more: okcore.OK(cell, 3, 4, "sampling", batch_size, rng, **more),
 }
 EVERY_ESTIMATOR = ESTIMATORS | VARIANTS

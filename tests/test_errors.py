@@ -168,7 +168,7 @@ HINTS = "n_threads", "update_every"
 
 def options_of(name):
     """Return the integer arguments that only this estimator has."""
-    return [argument for argument, _ in estimators.ESTIMATORS[name].options.values()]
+    return [argument for argument, _ in estimators.ESTIMATORS[name].options.values() if argument != "tolerance"]
 
 
 SIZED = {
@@ -226,6 +226,8 @@ def estimator_cases(name):
         cases += keyword(new, "block", values(TYPE_OR_VALUE, "fast"))
     if "mixing" in arguments:
         cases += keyword(new, "mixing", values(ValueError, "noise", None))
+    if "tolerance" in arguments:
+        cases += keyword(new, "tolerance", without(REALS, "None"))
     if "rng" in arguments:
         cases += keyword(new, "rng", SEEDS)
     return cases
@@ -259,6 +261,8 @@ KRON = [
     *argument("reduce", "rng", lambda c, rng: kron.reduce(c.u, c.A, 2, rng=rng), SEEDS),
     *argument("reduce", "mixing", lambda c, mixing: kron.reduce(c.u, c.A, 2, mixing=mixing),
               values(ValueError, "noise", None)),
+    *argument("reduce", "tolerance", lambda c, tolerance: kron.reduce(c.u, c.A, 2, tolerance=tolerance),
+              without(REALS, "None")),
     *argument(
         "reduce", "signs", lambda c, signs: kron.reduce(c.u, c.A, 2, signs=signs),
         shapes(np.s_[:4], np.s_[:, None]), NOT_FINITE,
@@ -461,6 +465,9 @@ LOADS = [
     *entry("est", "dtype", values(ValueError, "float16")),
     *(row for name in ("n_in", "n_hidden", "batch_size") for row in entry("est", name, values(ValueError, 7))),
     *entry("est", "block", values(ValueError, 7), {"an array": (lambda _: np.array([3, 3]), TYPE_OR_VALUE)}),
+    *(case(f"est.load_state_dict with a tolerance of {value}",
+           lambda c, value=value: c.est.load_state_dict(c.est.state_dict() | {"argument.tolerance": value}),
+           ValueError, "tolerance") for value in (0.1, 0.0, NAN)),
     *entry("est", "steps", values(ValueError, -1), values(TypeError, True)),
     *entry("est", "open_steps", values(ValueError, -1, 99), values(TypeError, 1.0)),
     *entry("est", "credited", values(TYPE_OR_VALUE, "yes")),

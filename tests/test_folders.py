@@ -233,7 +233,7 @@ def edit(folder, **changes):
 
 @pytest.mark.parametrize("name, value", [
     ("lr", 0.5), ("clip", 9.0), ("seed", 1), ("rank", 3), ("optimizer", "sgd"), ("update_every", 2), ("block", 5),
-    ("init", "uniform"),
+    ("init", "uniform"), ("tolerance", 0.5),
 ])  # fmt: skip
 def test_an_edited_option_is_refused_by_name(name, value, copied):
     before = (copied / "metrics.jsonl").read_bytes()
@@ -241,6 +241,14 @@ def test_an_edited_option_is_refused_by_name(name, value, copied):
     _, errors = okcore("resume", copied, "--steps", 25, status=1)
     assert "run.json" in errors and f"{name} must be" in errors and "Traceback" not in errors
     assert (copied / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_run_from_before_the_tolerance_resumes(copied):
+    description = json.loads((copied / "run.json").read_text())
+    assert description["options"].pop("tolerance") is None
+    (copied / "run.json").write_text(json.dumps(description))
+    _, errors = okcore("resume", copied, "--steps", 25)
+    assert errors == "" and metrics(copied)[-1]["step"] == 25
 
 
 @pytest.mark.parametrize("name", ["log_every", "valid_every", "steps", "threads"])

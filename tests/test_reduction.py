@@ -257,7 +257,8 @@ def test_stats_are_those_of_the_terms_that_were_reduced(kind, name, dtype):
                 assert (variance, mixed) == (before["variance"][lane], before["mixed_fraction"][lane])
                 continue
             sigma = np.linalg.svd(influence[lane].reshape(-1, cell.theta.shape[1]), compute_uv=False)
-            expected, _, share = theory_of(sigma, estimator.rank, least=1e-6 if dtype == "float32" else 1e-12)
+            rank = estimator.rank if estimator.tolerance is None else estimator.stats["rank"][lane]
+            expected, _, share = theory_of(sigma, rank, least=1e-6 if dtype == "float32" else 1e-12)
             assert variance == pytest.approx(expected, rel=room, abs=room * sigma[0] ** 2)
             assert mixed == pytest.approx(share, rel=room, abs=room)
             reductions += expected > 1e-2 * sigma[0] ** 2
@@ -324,3 +325,185 @@ def test_weights_of_any_spread_keep_the_variance_finite(rank, dtype):
         estimator.step(np.full((1, 9), 10.0 ** (-14 * (t % 4) / 3), dtype))
         assert np.isfinite(estimator.stats["variance"]).all()
     estimator.clone()
+
+
+# ---- a tolerance of noise ------------------------------------------------------------------------
+
+
+def least_variance(sigma, rank):
+    """Return the least variance of an unbiased estimate of that rank: over every number of components kept exactly.
+
+    Keeping j is possible where no probability k sigma_i / s1 of the others exceeds 1.
+    """
+    if len(sigma) <= rank:
+        return 0.0
+    found = []
+    for j in range(rank):
+        k, tail = rank - j, sigma[j:]
+        if k * tail[0] <= tail.sum() * (1 + 1e-12):
+            found.append(tail.sum() ** 2 / k - np.square(tail).sum())
+    return min(found)
+
+
+def fewest_terms(sigma, rank, tolerance):
+    """Return the least rank whose noise is within the tolerance, or None where rounding decides."""
+    allowed = tolerance * np.linalg.norm(sigma)
+    noises = [np.sqrt(max(0, least_variance(sigma, r))) for r in range(1, rank)]
+    if tolerance > 0 and any(abs(noise - allowed) < 1e-9 * sigma[0] for noise in noises):
+        return None
+    return next((r for r, noise in enumerate(noises, 1) if noise <= allowed), min(rank, len(sigma)))
+
+
+def singular_values(u, A):
+    J = kron.to_dense(u.astype(np.float64), A.astype(np.float64))
+    sigma = np.linalg.svd(J.reshape(-1, u.shape[1]), compute_uv=False)
+    return sigma[sigma > 1e-12 * sigma[0]]
+
+
+def count(u, A):
+    """Return the number of terms that are not zero; they come first."""
+    used = np.abs(u).max(axis=1) * np.abs(A).max(axis=(1, 2)) > 0
+    assert not used[used.sum() :].any() and not u[used.sum() :].any() and not A[used.sum() :].any()
+    return used.sum()
+
+
+def test_the_fewest_terms_within_the_tolerance_come_out():
+    rng = np.random.default_rng(0)
+    ranks, checked = set(), 0
+    for seed in range(300):
+        N, rank = rng.integers(1, 12), rng.integers(1, 10)
+        u, A = problem(N, m=9, S=3, P=4, seed=seed)
+        u *= np.logspace(0, -rng.uniform(0, 4), N)[:, None]
+        tolerance = float(rng.choice([0, 10 ** rng.uniform(-3, 0.5)]))
+        sigma = singular_values(u, A)
+        expected = fewest_terms(sigma, rank, tolerance)
+        mixing = rng.choice(["signs", "sampling"])
+        reduced = kron.reduce(u, A, rank, rng=seed, mixing=mixing, tolerance=tolerance)
+        assert len(reduced[0]) == len(reduced[1]) == min(N, rank)
+        if expected is None:
+            continue
+        assert count(*reduced) == expected
+        if mixing == "signs":
+            error = np.linalg.norm(kron.to_dense(*reduced) - kron.to_dense(u, A))
+            np.testing.assert_allclose(error, np.sqrt(max(0, least_variance(sigma, expected))), rtol=1e-6, atol=1e-7)
+            assert error <= tolerance * np.linalg.norm(sigma) + 1e-7 or expected == min(rank, len(sigma))
+        ranks.add((expected, min(N, rank)))
+        checked += 1
+    assert checked > 280 and len(ranks) > 30
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("N, rank", [(4, 4), (4, 9), (5, 3), (7, 5)])
+def test_a_tolerance_leaves_the_mean_as_it_is(N, rank, case, dtype):
+    # Over all signs, also where all terms would fit.
+    u, A = problem(N, case, dtype)
+    J = kron.to_dense(u.astype(np.float64), A.astype(np.float64))
+    size = np.linalg.norm(u.astype(np.float64), axis=1) @ np.linalg.norm(A.astype(np.float64), axis=(1, 2))
+    room = {"float32": 1e-5, "float64": 1e-11}[dtype]
+    counts = []
+    for tolerance in (0.0, 0.1, 0.5, 2.0):
+        draws = []
+        for signs in itertools.product((-1, 1), repeat=N):
+            reduced = kron.reduce(u, A, rank, signs=np.array(signs), tolerance=tolerance)
+            draws.append(kron.to_dense(*(x.astype(np.float64) for x in reduced)))
+            counts.append(count(*reduced))
+        assert len(set(counts[-len(draws) :])) == 1  # the draw has no say
+        assert np.abs(np.mean(draws, axis=0) - J).max() < room * size
+        errors = [np.linalg.norm(draw - J) for draw in draws]
+        if counts[-1] < min(rank, N):
+            assert max(errors) <= tolerance * np.linalg.norm(J) + room * size
+    assert counts == sorted(counts, reverse=True)
+
+
+def test_a_tolerance_of_zero_drops_zeros_alone():
+    u, A = problem(6)
+    same = kron.reduce(u, A, 6, tolerance=0.0)
+    assert np.array_equal(same[0], u) and np.array_equal(same[1], A) and same[0] is not u
+    A[2] = A[4] = 0
+    assert count(*kron.reduce(u, A, 6, rng=0, tolerance=0.0)) == 4
+    u[1] = 3 * u[0]  # one term would do for the two
+    reduced = kron.reduce(u, A, 6, rng=0, tolerance=0.0)
+    assert count(*reduced) == 3
+    assert_close(kron.to_dense(*reduced), kron.to_dense(u, A), "float64")
+    assert count(*kron.reduce(0 * u, A, 3, tolerance=0.0)) == 0
+
+
+@pytest.mark.parametrize("scale", [1e-160, 1e160])
+def test_a_tolerance_holds_where_squares_leave_the_range(scale):
+    u, A = problem(6)
+    for tolerance in (0.3, 0.5, 1.0):
+        scaled, plain = (kron.reduce(size * u, A, 5, tolerance=tolerance) for size in (scale, 1))
+        assert count(*scaled) == count(*plain) < 5
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("block", [1, 3])
+@pytest.mark.parametrize("name", CELLS)
+def test_terms_in_use_are_the_fewest_within_the_tolerance(name, block, dtype):
+    cell = make_cell(name, n_in=4, n_hidden=8, dtype=dtype)
+    tolerance, rank, lanes, seen, checked = 0.05, 12, 2, set(), 0
+    estimator = okcore.OK(cell, rank, block, batch_size=lanes, rng=0, tolerance=tolerance)
+    assert estimator.stats["rank"].tolist() == [0, 0] and estimator.stats["rank"].shape == (lanes,)
+    for t, (x, _, reset) in enumerate(stream(cell, 40, lanes, reset_rate=0.05)):
+        reset[0] = False
+        influence = estimator.influence().astype(np.float64)
+        before = estimator.stats["rank"]
+        estimator.step(x, reset)
+        for lane in range(lanes):
+            used = estimator.stats["rank"][lane]
+            if t == 0 or t % block:
+                assert used == before[lane]
+                continue
+            sigma = np.linalg.svd(influence[lane].reshape(-1, cell.theta.shape[1]), compute_uv=False)
+            noise = np.sqrt(max(0, least_variance(sigma, used)))
+            assert noise <= tolerance * np.linalg.norm(sigma) * (1 + 1e-4) or used == rank
+            expected = fewest_terms(sigma[sigma > 1e-6 * sigma[0]], rank, tolerance)
+            checked += used == expected
+            assert abs(used - expected) <= (dtype == "float32")  # where rounding decides
+            seen.add(used)
+    assert len(seen) > 2 and min(seen) < rank and checked > 60 / block
+
+
+@pytest.mark.parametrize("mixing", ["signs", "sampling"])
+def test_a_tolerance_shortens_what_would_fit(mixing):
+    cell = make_cell("RNN", n_in=4, n_hidden=8, gain=0.3)
+    whole, short = (okcore.OK(cell, 40, 4, mixing, rng=0, tolerance=tolerance) for tolerance in (None, 0.05))
+    exact = okcore.RTRL(cell)
+    error = size = 0
+    for x, dh, _ in stream(cell, 40, 1):
+        for estimator in (whole, short, exact):
+            estimator.step(x)
+        error += np.square(short.gradient(dh) - exact.gradient(dh)).sum()
+        size += np.square(exact.gradient(dh)).sum()
+    assert whole.stats["rank"][0] == 36 and 2 <= short.stats["rank"][0] < 10
+    assert 0 < error < 0.1**2 * size
+    assert short.stats["variance"][0] > 0 and whole.stats["variance"][0] == 0
+
+
+@pytest.mark.parametrize("lanes, n_threads", [(1, 1), (1, 2), (3, 1), (3, 2)])
+def test_nothing_is_computed_with_terms_that_are_not_in_use(lanes, n_threads):
+    # NaN in their place changes nothing: products, Gram matrices, mixing and contraction pass them by.
+    cell = make_cell("RNN", n_in=4, n_hidden=40, gain=0.5, dtype="float32")
+    plain, spoilt = (
+        okcore.OK(cell, 9, 3, batch_size=lanes, rng=0, tolerance=0.3, n_threads=n_threads) for _ in range(2)
+    )
+    arrays = spoilt.carry.arrays
+    for x, dh, reset in stream(cell, 30, lanes, reset_rate=0.05):
+        for lane, used in enumerate(spoilt.stats["rank"]):
+            arrays["u"][lane, used:] = arrays["A"][lane, used:] = np.nan
+        reset[0] = False
+        assert plain.step(x, reset).tobytes() == spoilt.step(x, reset).tobytes()
+        assert plain.gradient(dh).tobytes() == spoilt.gradient(dh).tobytes()
+        assert plain.influence().tobytes() == spoilt.influence().tobytes()
+        assert (plain.stats["rank"] == spoilt.stats["rank"]).all() and plain.stats["rank"].max() < 9
+
+
+def test_states_with_and_without_a_tolerance_are_told_apart():
+    cell = make_cell("RNN")
+    plain, tolerant = okcore.OK(cell, 3, 4), okcore.OK(cell, 3, 4, tolerance=0.1)
+    assert "argument.tolerance" not in plain.state_dict()  # as in older checkpoints
+    assert tolerant.state_dict()["argument.tolerance"] == tolerant.clone().tolerance == tolerant.tolerance == 0.1
+    for one, other in ((plain, tolerant), (tolerant, plain), (okcore.OK(cell, 3, 4, tolerance=0.2), tolerant)):
+        with pytest.raises(ValueError, match=r"argument\.tolerance must be"):
+            one.load_state_dict(other.state_dict())

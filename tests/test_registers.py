@@ -37,7 +37,7 @@ def test_registers_are_complete(module, base, register):
 def test_options_are_arguments_of_the_constructor(name):
     cls = estimators.ESTIMATORS[name]
     arguments = {argument for argument, _ in cls.options.values()}
-    assert set(cls.options) <= {"rank", "block"}  # what the command line has
+    assert set(cls.options) <= {"rank", "block", "tolerance"}  # what the command line has
     assert arguments <= set(inspect.signature(cls).parameters)
     assert all(meaning for _, meaning in cls.options.values())
     assert cls.auto_block is None or "block" in cls.options
@@ -57,7 +57,7 @@ def test_arguments_of_the_constructor_can_be_read(kind):
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_estimators_are_made_from_options(name, block):
     cls = estimators.ESTIMATORS[name]
-    options = {"rank": 5, "block": block, "batch": 2, "threads": 2, "update_every": 4}
+    options = {"rank": 5, "block": block, "tolerance": 0.5, "batch": 2, "threads": 2, "update_every": 4}
     estimator = cls.from_options(CELLS["GRU"](2, 3, rng=0), options, rng=1)
     assert type(estimator) is cls
     assert (estimator.batch_size, estimator.n_threads, estimator.update_every) == (2, 2, 4)
@@ -67,6 +67,14 @@ def test_estimators_are_made_from_options(name, block):
             assert getattr(estimator, argument) >= 1
             expected = cls.auto_block or getattr(estimator, argument)
         assert getattr(estimator, argument) == expected
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_the_tolerance_may_be_missing_from_options(name):
+    # Runs that were started before there was one do not have it.
+    options = {"rank": 5, "block": 6, "batch": 2, "threads": 2, "update_every": 4}
+    estimator = estimators.ESTIMATORS[name].from_options(CELLS["GRU"](2, 3, rng=0), options)
+    assert getattr(estimator, "tolerance", None) is None
 
 
 @pytest.mark.parametrize("cell", cells.CELLS)

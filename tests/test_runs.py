@@ -291,6 +291,7 @@ BAD_OPTIONS = """
     --hidden 0 | --hidden -3 | --hidden 1.5 | --hidden many | --batch 0 | --rank 0 | --block 0 | --block -1
     --block short | --lr 0 | --lr -1 | --lr nan | --lr inf | --clip -1 | --clip nan | --steps 0 | --steps 1e4
     --steps | --seed -1 | --seed x | --threads 0 | --log-every -1 | --update-every 0 | --cell perceptron
+    --tolerance -1 | --tolerance nan | --tolerance inf | --tolerance x
     --estimator bptt | --optimizer adamw | --dtype float16 | --init xavier | --preset big | --spam 1
 """
 

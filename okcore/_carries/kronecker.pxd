@@ -35,7 +35,9 @@ cdef class KroneckerCarry(Carry):
     cdef void *u                   # (B, rank, m)
     cdef void *A                   # (B, rank, S, P)
     cdef int *active               # (B,) terms in use; the others are zero
-    cdef void *rows                # (B, rank, P) delta A_i
+    cdef int *in_use               # (B rank,) which terms are in use, counted over the lanes
+    cdef void *rows                # (B rank, P) delta A_i of the terms in use
+    cdef void *in_use_u            # (B rank, m) their u_i
     cdef int most_terms
     cdef double *doubles           # (threads, doubles_size)
     cdef char *bytes               # (threads, bytes_size)

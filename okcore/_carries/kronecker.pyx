@@ -35,7 +35,9 @@ cdef class KroneckerCarry(Carry):
         self.u = address(self.keep("u", (rank, self.sizes.m)))
         self.A = address(self.keep("A", (rank, self.sizes.S, self.sizes.P)))
         self.active = <int *> address(self.keep("active", (), np.intc))
+        self.in_use = <int *> self.reserve((batch_size, rank), np.intc)
         self.rows = self.reserve((batch_size, rank, self.sizes.P), None)
+        self.in_use_u = self.reserve((batch_size, rank, self.sizes.m), None)
         if self.single:
             bind[float](self, NULL)
         else:
@@ -47,7 +49,9 @@ cdef class KroneckerCarry(Carry):
             raise ValueError(f"carry.active must be from 0 to {self.rank}, got {active}")
 
     def dense(self, lane):
-        return self.dtype.type(self.weight) * np.einsum("isp,ij->spj", self.kept["A"][lane], self.kept["u"][lane])
+        terms = slice(self.kept["active"][lane])
+        return self.dtype.type(self.weight) * np.einsum(
+            "isp,ij->spj", self.kept["A"][lane, terms], self.kept["u"][lane, terms])
 
     cdef int prepare(self, int n_terms, int n_threads) except -1:
         cdef Py_ssize_t N = <Py_ssize_t> self.rank + n_terms
@@ -72,6 +76,10 @@ cdef class KroneckerCarry(Carry):
         return scratch
 
 
+cdef int terms_in_use(KroneckerCarry carry, int lane) noexcept nogil:
+    return max(0, min(carry.active[lane], carry.rank))  # whatever a user has written into `arrays`
+
+
 cdef void bind(KroneckerCarry carry, floating *_) noexcept:
     carry.absorb_lane = <absorb_function> absorb_into_sum[floating]
     carry.contract_lanes = <contract_function> credit_times_sum[floating]
@@ -81,7 +89,7 @@ cdef int absorb_into_sum(
     KroneckerCarry carry, const Block *block, const floating *Phi, const floating *new_u, const floating *new_A,
 ) noexcept nogil:
     cdef int S = carry.sizes.S, P = carry.sizes.P, m = carry.sizes.m, r = carry.rank, lane = block.lane
-    cdef int i, N, rank, threads, n_old = 0
+    cdef int i, N, rank, threads, n_old = 0, n_before = terms_in_use(carry, lane)
     cdef Py_ssize_t size = <Py_ssize_t> S * P
     cdef floating *lane_u = <floating *> carry.u + <Py_ssize_t> lane * r * m
     cdef floating *lane_A = <floating *> carry.A + lane * r * size
@@ -91,7 +99,7 @@ cdef int absorb_into_sum(
     cdef floating *u
     cdef floating *A
     if block.alive:
-        n_old = max(0, min(carry.active[lane], r))  # whatever a user has written into `arrays`
+        n_old = n_before
     u = <floating *> room_u(carry, block.thread, r - n_old)
     A = <floating *> room_A(carry, block.thread, r - n_old)
     memcpy(u, lane_u, n_old * m * sizeof(floating))
@@ -118,27 +126,31 @@ cdef int absorb_into_sum(
                             scratch.packed, u, lane_u, 1)
         mix_terms[floating](N, r, rank, size, scratch.mix_A, scratch.precise_A, <floating *> scratch.casts,
                             scratch.packed, A, lane_A, threads_of(carry.lane_threads))
-    memset(lane_u + rank * m, 0, (r - rank) * m * sizeof(floating))
-    memset(lane_A + rank * size, 0, (r - rank) * size * sizeof(floating))
+    if rank < n_before:  # the rows of terms that are not in use are zero
+        memset(lane_u + rank * m, 0, (n_before - rank) * m * sizeof(floating))
+        memset(lane_A + rank * size, 0, (n_before - rank) * size * sizeof(floating))
     carry.active[lane] = rank
     return FINE
 
 
 cdef void contract_factor(KroneckerCarry carry, int index, const floating *delta) noexcept nogil:
-    # rows (P,) = delta (S,) A_i (S, P); index runs over lanes and terms
-    cdef int S = carry.sizes.S, P = carry.sizes.P, lane = index // carry.rank
-    cdef floating *row = <floating *> carry.rows + <Py_ssize_t> index * P
-    if index % carry.rank < carry.active[lane]:
-        contract_factors[floating](1, S, P, delta + lane * S, <floating *> carry.A + <Py_ssize_t> index * S * P, row)
-    else:
-        memset(row, 0, P * sizeof(floating))
+    # rows (P,) = delta (S,) A_i (S, P) and a copy of u_i, side by side with those of the other terms in use
+    cdef int S = carry.sizes.S, P = carry.sizes.P, m = carry.sizes.m
+    cdef Py_ssize_t term = carry.in_use[index]
+    contract_factors[floating](1, S, P, delta + term // carry.rank * S, <floating *> carry.A + term * S * P,
+                               <floating *> carry.rows + <Py_ssize_t> index * P)
+    memcpy(<floating *> carry.in_use_u + <Py_ssize_t> index * m, <floating *> carry.u + term * m, m * sizeof(floating))
 
 
 cdef int credit_times_sum(KroneckerCarry carry, const floating *delta, floating *gradient, bint add) noexcept nogil:
-    # gradient (P, m) = (or +=) weight sum_{b, i} (delta_b A_bi)^T u_bi: the factors are read once (memory bound), then
-    # one product (P, B r)(B r, m)
-    cdef int index, terms = carry.batch_size * carry.rank, P = carry.sizes.P, m = carry.sizes.m
+    # gradient (P, m) = (or +=) weight sum_{b, i} (delta_b A_bi)^T u_bi over the terms in use: the factors are read once
+    # (memory bound), then one product (P, terms)(terms, m)
+    cdef int index, lane, i, terms = 0, P = carry.sizes.P, m = carry.sizes.m
     cdef int threads = threads_of(max(carry.n_threads, carry.lane_threads)), all_threads = threads
+    for lane in range(carry.batch_size):
+        for i in range(terms_in_use(carry, lane)):
+            carry.in_use[terms] = lane * carry.rank + i
+            terms += 1
     if terms * (<Py_ssize_t> carry.sizes.S * P) < THREADS_PAY:
         threads = 1
     if threads == 1:
@@ -148,5 +160,5 @@ cdef int credit_times_sum(KroneckerCarry carry, const floating *delta, floating 
         for index in prange(terms, num_threads=threads, schedule="static"):
             contract_factor[floating](carry, index, delta)
     transposed_gemm[floating](P, m, terms, <floating> carry.weight, <floating *> carry.rows, P,
-                              <floating *> carry.u, m, 1 if add else 0, gradient, m, all_threads)
+                              <floating *> carry.in_use_u, m, 1 if add else 0, gradient, m, all_threads)
     return FINE

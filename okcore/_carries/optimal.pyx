@@ -14,15 +14,17 @@ from okcore._kernels cimport gram_matrix
 
 
 cdef class OptimalKroneckerSumCarry(KroneckerCarry):
-    """OK: reduced from rank + K q terms to rank, unbiased and of minimum variance."""
+    """OK: reduced from rank + K q terms to rank, or to as few as a tolerance of noise allows; of minimum variance."""
 
     cdef bint by_signs
+    cdef double tolerance            # of noise, relative to the norm of what is reduced; negative: none
     cdef double *variance            # (B,) s1^2 / k - s2 of the last reduction
     cdef double *mixed_fraction      # (B,) the share of the singular values that it mixed
 
-    def __init__(self, CellKernel cell, int batch_size, int rank, mixing):
+    def __init__(self, CellKernel cell, int batch_size, int rank, mixing, tolerance=None):
         super().__init__(cell, batch_size, rank)
         self.by_signs = mixing == "signs"
+        self.tolerance = -1 if tolerance is None else tolerance
         self.variance = <double *> address(self.keep("variance", (), np.float64))
         self.mixed_fraction = <double *> address(self.keep("mixed_fraction", (), np.float64))
         if self.single:
@@ -32,7 +34,8 @@ cdef class OptimalKroneckerSumCarry(KroneckerCarry):
 
     @property
     def stats(self):
-        return {name: self.kept[name].copy() for name in ("variance", "mixed_fraction")}
+        figures = {"variance": "variance", "mixed_fraction": "mixed_fraction", "rank": "active"}
+        return {figure: self.kept[name].copy() for figure, name in figures.items()}
 
     cdef int prepare(self, int n_terms, int n_threads) except -1:
         self.n_draws = self.rank + n_terms if self.by_signs else 1
@@ -52,7 +55,7 @@ cdef int optimal_mixing(
         return KEEP_ALL
     gram_matrix[floating](N, carry.sizes.m, u, scratch.packed, gram_u)
     gram_matrix[floating](N, <Py_ssize_t> carry.sizes.S * carry.sizes.P, A, scratch.packed, gram_A)
-    if N <= carry.rank:
+    if N <= carry.rank and carry.tolerance < 0:
         for i in range(N):
             if not (isfinite(gram_u[i * N + i]) and isfinite(gram_A[i * N + i])):
                 return FAILED
@@ -61,11 +64,11 @@ cdef int optimal_mixing(
     if carry.by_signs:
         for i in range(N):
             signs[i] = -1 if block.draws[i] < 0.5 else 1
-    info = reduce_terms(N, carry.rank, gram_u, gram_A, signs if carry.by_signs else NULL, block.draws[0], signs + N,
-                        scratch.bytes, scratch.mix_u, scratch.mix_A, &outcome)
+    info = reduce_terms(N, carry.rank, carry.tolerance, gram_u, gram_A, signs if carry.by_signs else NULL,
+                        block.draws[0], signs + N, scratch.bytes, scratch.mix_u, scratch.mix_A, &outcome)
     if info != 0:
         return NO_SVD if info == 2 else FAILED
     scratch.precise_u, scratch.precise_A = outcome.precise_u, outcome.precise_A
     carry.variance[lane] = outcome.variance
     carry.mixed_fraction[lane] = outcome.mixed_fraction
-    return outcome.rank
+    return KEEP_ALL if outcome.rank == N else outcome.rank

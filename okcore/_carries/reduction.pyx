@@ -118,6 +118,41 @@ cdef int kept_components(int n, int r, const double *sigma, double *tails) noexc
     return r - 1
 
 
+cdef double mixing_variance(int size, int k, const double *sigma, double s1) noexcept nogil:
+    # s1^2 / k - s2 of a tail that k slots take, as a sum of what each component adds: nothing cancels.
+    cdef int i
+    cdef double variance = 0
+    for i in range(size):
+        variance += sigma[i] * max(0.0, s1 / k - sigma[i])
+    return variance
+
+
+cdef int fewest_terms(int n, int r, const double *sigma, double tolerance, double *spare) noexcept nogil:
+    # The least rank up to r whose noise is at most tolerance |sigma|, or r. n >= r. spare (2 n,). Singular values are
+    # taken relative to the largest, so that their squares stay in range.
+    cdef double *tails = spare
+    cdef double *relative = spare + n
+    cdef double norm = 0
+    cdef int i, j, rank
+    for i in range(n):
+        relative[i] = sigma[i] / sigma[0]
+        norm += relative[i] * relative[i]
+    for rank in range(1, r):
+        j = kept_components(n, rank, relative, tails)
+        if sqrt(mixing_variance(n - j, rank - j, relative + j, tails[j])) <= tolerance * sqrt(norm):
+            return rank
+    return r
+
+
+cdef void keep_terms(int N, int r, int n, const int *active, double *mix_u, double *mix_A) noexcept nogil:
+    # The n active terms come out as they are.
+    cdef int i
+    memset(mix_u, 0, N * r * sizeof(double))
+    memset(mix_A, 0, N * r * sizeof(double))
+    for i in range(n):
+        mix_u[active[i] * r + i] = mix_A[active[i] * r + i] = 1
+
+
 cdef double largest(int n, int columns, const double *X) noexcept nogil:
     # The largest entry, in size, of the first columns of X (n, n)
     cdef int i, col
@@ -129,7 +164,7 @@ cdef double largest(int n, int columns, const double *X) noexcept nogil:
 
 
 cdef int reduce_terms(
-    int N, int r, double *gram_u, double *gram_A, const double *signs, double start,
+    int N, int r, double tolerance, double *gram_u, double *gram_A, const double *signs, double start,
     double *scratch, void *bytes, double *mix_u, double *mix_A, Outcome *outcome,
 ) noexcept nogil:
     cdef int i, col, n = 0, live, j, k, tail, rank, at
@@ -149,13 +184,11 @@ cdef int reduce_terms(
     cdef double *work = p + 3 * N
     cdef int *active = <int *> bytes
     cdef void *iwork = <void *> (<char *> bytes + 4 * ((N + 1) // 2 * 2))
-    cdef double delta_u = 0, delta_A = 0, s1 = 0, s2 = 0, total = 0, value, amplitude, position
+    cdef double delta_u = 0, delta_A = 0, s1 = 0, total = 0, value, amplitude, position
     outcome.rank = 0
     outcome.variance = 0
     outcome.mixed_fraction = 0
     outcome.precise_u = outcome.precise_A = False
-    memset(mix_u, 0, N * r * sizeof(double))
-    memset(mix_A, 0, N * r * sizeof(double))
 
     # Terms that are not zero, their norms, and the correlations between them
     for i in range(N):
@@ -166,10 +199,9 @@ cdef int reduce_terms(
             norm_u[n] = sqrt(gram_u[i * N + i])
             norm_A[n] = sqrt(gram_A[i * N + i])
             n += 1
-    if n <= r:  # the others are zero: nothing to reduce
+    if n == 0 or (n <= r and tolerance < 0):  # the others are zero: nothing to reduce
         outcome.rank = n
-        for i in range(n):
-            mix_u[active[i] * r + i] = mix_A[active[i] * r + i] = 1
+        keep_terms(N, r, n, active, mix_u, mix_A)
         return 0
     for i in range(n):
         for col in range(n):
@@ -215,26 +247,30 @@ cdef int reduce_terms(
                 X_A[i * n + live] = X_A[i * n + col]
         live += 1
 
+    # How many terms come out: that depends on the singular values alone, never on the draw.
+    rank = min(live, r)
+    if tolerance >= 0:
+        rank = fewest_terms(live, rank, sigma, tolerance, p)
+    outcome.rank = rank
+    if rank == n:
+        keep_terms(N, r, n, active, mix_u, mix_A)
+        return 0
+
     # X holds coefficients of terms of norm 1. Where they are large, terms cancel in the mixing, and float32's rounding
     # would show: it grows with the root of their size.
     outcome.precise_u = largest(n, live, X_u) > LARGE
     outcome.precise_A = largest(n, live, X_A) > LARGE
 
     # Keep j, mix the tail into k slots
-    if live <= r:
-        j, tail, k = live, 0, 0
-    else:
-        j = kept_components(live, r, sigma, p)
-        tail = live - j
-        k = r - j
-    rank = j + k
+    j = live if live == rank else kept_components(live, rank, sigma, p)
+    k = rank - j
+    tail = live - j
     for col in range(live):
         total += sigma[col]
     for col in range(j, live):
         s1 += sigma[col]
-        s2 += sigma[col] * sigma[col]
     if tail > 0:
-        outcome.variance = max(0.0, s1 * s1 / k - s2)
+        outcome.variance = mixing_variance(tail, k, sigma + j, s1)
         outcome.mixed_fraction = s1 / total
         for col in range(tail):
             p[col] = min(1.0, k * sigma[j + col] / s1)
@@ -256,7 +292,8 @@ cdef int reduce_terms(
     amplitude = sqrt(s1 / k) if tail > 0 else 0.0
 
     # mix = diag(1 / norm) K^-1 [U_j sqrt(sigma_j), sqrt(s1 / k) U_T diag(signs) Z], rows back to all N terms
-    outcome.rank = rank
+    memset(mix_u, 0, N * r * sizeof(double))
+    memset(mix_A, 0, N * r * sizeof(double))
     if tail > 0:
         gemm[double](False, False, n, k, tail, amplitude, X_u + j, n, Z, k, 0.0, K_u, k)
         gemm[double](False, False, n, k, tail, amplitude, X_A + j, n, Z, k, 0.0, K_A, k)
@@ -273,12 +310,12 @@ cdef int reduce_terms(
 
 
 def reduce(
-    const floating[:, ::1] u, const floating[:, :, ::1] A, const double[::1] signs, double start,
+    const floating[:, ::1] u, const floating[:, :, ::1] A, double tolerance, const double[::1] signs, double start,
     floating[:, ::1] u_new, floating[:, :, ::1] A_new,
 ):
-    """Reduce N terms to len(u_new), for `okcore.kron`; signs None for systematic sampling.
+    """Reduce N terms to at most len(u_new), for `okcore.kron`; the arguments are those of `reduce_terms`.
 
-    Returns (info of `reduce_terms`, variance, mixed fraction).
+    Returns (info of `reduce_terms`, terms that came out). The rows of the other terms are left as they are.
     """
     cdef int N = A.shape[0], m = u.shape[1], r = u_new.shape[0], info
     cdef Py_ssize_t size = A.shape[1] * A.shape[2]
@@ -294,11 +331,11 @@ def reduce(
     with nogil:
         gram_matrix[floating](N, m, &u[0, 0], &packed[0], &gram_u[0])
         gram_matrix[floating](N, size, &A[0, 0, 0], &packed[0], &gram_A[0])
-        info = reduce_terms(N, r, &gram_u[0], &gram_A[0], draw, start, &scratch[0], <void *> &words[0],
+        info = reduce_terms(N, r, tolerance, &gram_u[0], &gram_A[0], draw, start, &scratch[0], <void *> &words[0],
                             &mix_u[0], &mix_A[0], &outcome)
         if info == 0:
             mix_terms[floating](N, r, outcome.rank, m, &mix_u[0], outcome.precise_u, &casts[0], &packed[0],
                                 &u[0, 0], &u_new[0, 0], 1)
             mix_terms[floating](N, r, outcome.rank, size, &mix_A[0], outcome.precise_A, &casts[0], &packed[0],
                                 &A[0, 0, 0], &A_new[0, 0, 0], 1)
-    return info, outcome.variance, outcome.mixed_fraction
+    return info, outcome.rank

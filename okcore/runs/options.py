@@ -88,6 +88,10 @@ def add_options(parser, task):
     gradient.add_argument(
         "--block", type=block, metavar="K", help=f'steps per block, or "auto"; see below {default("block")}'
     )
+    gradient.add_argument(
+        "--tolerance", type=checked(float, 0), metavar="T",
+        help="relative noise of a reduction; see below (default: none, all terms are kept)",
+    )
 
     learning = parser.add_argument_group("learning")
     learning.add_argument("--batch", type=checked(int, 1), metavar="B", help=f"number of lanes {default('batch')}")
