@@ -175,10 +175,10 @@ def test_an_exception_saves(tmp_path, monkeypatch):
     folder = tmp_path / "run"
     real = runs.Run._log
 
-    def failing(self, metrics, bar):
+    def failing(self, metrics, bar, output):
         if self.trainer.steps == 30:
             raise OSError("no space left on device")
-        return real(self, metrics, bar)
+        return real(self, metrics, bar, output)
 
     monkeypatch.setattr(runs.Run, "_log", failing)
     _, errors = okcore("train", "copy", *SMALL, "--steps", 50, "--out", folder, status=1)

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import shlex
+import signal
 import sys
 import threading
 import time
@@ -49,6 +50,7 @@ examples:
 
 BUSY_SECONDS = 3     # a folder may still be held by a process that is about to end
 LOOK_SECONDS = 1     # between two looks at the runs' progress
+PARENT = os.getppid()  # a process of a sweep that has died has another one
 ATTEMPTS = 3         # if a process dies, its run is resumed; this often without any progress
 
 
@@ -160,10 +162,14 @@ def read_grid(path, out):
 
 def carry_out(trial, token):
     """Do a run to its end, as long as the file `token` exists; return what became of it, in words, and never raise."""
-    parent = os.getppid()
+    try:
+        here = token.read_text() == str(os.getpid())
+    except OSError:
+        return "not started"
 
     def until():
-        return None if token.exists() and os.getppid() == parent else "the sweep"
+        orphaned = os.getppid() != PARENT and not here
+        return "the sweep" if orphaned or not token.exists() else None
 
     deadline = time.monotonic() + BUSY_SECONDS
     while True:
@@ -224,6 +230,16 @@ def engine(backend, jobs, scheduler_file):
             client = stack.enter_context(Client(scheduler_file=str(scheduler_file)))
         stack.enter_context(joblib.parallel_config("dask", n_jobs=-1, client=client))
         yield
+
+
+@contextlib.contextmanager
+def terminal_signals_blocked():
+    """Start processes inside that do not hear Ctrl-C or the loss of the terminal: they save when the token is gone."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Progress:
@@ -289,7 +305,7 @@ def carry_out_all(trials, out, jobs, backend="loky", scheduler_file=None, time_l
     outcomes = {trial.folder: "complete" if trial.taken() >= trial.steps else "not started" for trial in trials}
     stopped = []
     token = out / f".sweep-{uuid.uuid4().hex}"  # the runs stop when it is gone
-    token.touch()
+    token.write_text(str(os.getpid()))
     handle = files.hold(token)
     clock = threading.Timer(time_limit or 0, lambda: (stopped.append(TIME_LIMIT), token.unlink(missing_ok=True)))
     clock.daemon = True
@@ -304,9 +320,14 @@ def carry_out_all(trials, out, jobs, backend="loky", scheduler_file=None, time_l
                     break
                 before = sum(trial.taken() for trial in left)
                 try:
-                    with engine(backend, jobs, scheduler_file):
-                        parallel = joblib.Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch="all")
-                        for folder, outcome in parallel(joblib.delayed(_with_folder)(trial, token) for trial in left):
+                    with contextlib.ExitStack() as stack:
+                        with terminal_signals_blocked():
+                            stack.enter_context(engine(backend, jobs, scheduler_file))
+                            parallel = joblib.Parallel(
+                                return_as="generator_unordered", batch_size=1, pre_dispatch="all"
+                            )
+                            ended = parallel(joblib.delayed(_with_folder)(trial, token) for trial in left)
+                        for folder, outcome in ended:
                             outcomes[folder] = outcome
                             progress.ended(folder, outcome)
                             if jobs == 1 and backend == "loky" and outcome.startswith("stopped"):  # it is this process

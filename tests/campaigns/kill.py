@@ -26,11 +26,11 @@ from okcore.cells import CELLS
 from okcore.estimators import ESTIMATORS
 from okcore.optimizers import OPTIMIZERS
 from okcore.runs import checkpoint
-from okcore.runs.options import DEFAULTS
+from okcore.tasks import TASKS
 from tests.test_runs import assert_same_run, command
 
 SIGNALS = "SIGKILL", "SIGTERM", "SIGINT", "SIGHUP"
-TASKS = tuple(DEFAULTS)
+
 STEPS = 5000            # a second or so
 KILLS_PER_RUN = 5       # at most; then the run is left to finish
 TIMEOUT = 120           # seconds that no process needs
@@ -45,7 +45,7 @@ def case(number, seed):
     """Return (estimator, task, options, rng) of a run: each algorithm meets each task in turn; the rest is drawn."""
     rng = np.random.default_rng([seed, number])
     estimator = tuple(ESTIMATORS)[number % len(ESTIMATORS)]
-    task = TASKS[(number + number // len(ESTIMATORS)) % len(TASKS)]
+    task = tuple(TASKS)[(number + number // len(ESTIMATORS)) % len(TASKS)]
     options = {
         "estimator": estimator,
         "cell": rng.choice(tuple(CELLS)),
