@@ -306,7 +306,7 @@ def test_bad_options_exit_2(options, tmp_path, monkeypatch, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-BAD_COMMANDS = ["", "train", "train chess", "train text", "resume", "sing", "resume x --steps 0"]
+BAD_COMMANDS = ["", "train", "train chess", "train text", "resume", "generate", "sing", "resume x --steps 0"]
 
 
 @pytest.mark.parametrize("arguments", BAD_COMMANDS)
@@ -317,7 +317,7 @@ def test_bad_commands_exit_2(arguments, capsys):
     assert "usage" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", ["", "train", "train copy", "train text", "resume", "config"])
+@pytest.mark.parametrize("arguments", ["", "train", "train copy", "train text", "resume", "generate", "config"])
 def test_help_teaches(arguments, capsys):
     with pytest.raises(SystemExit) as exit:
         cli.main([*arguments.split(), "--help"])

@@ -67,10 +67,12 @@ def read(path):
     return groups
 
 
-def read_newest(path):
+def read_newest(path, held=True):
     """Return `read(path)`, or, with a warning, the previous checkpoint if that file is damaged or missing.
 
-    A damaged file is renamed to ``<name>.damaged.npz``, so that it cannot replace the sound one.
+    A damaged file is renamed to ``<name>.damaged.npz``, so that it cannot replace the sound one. If this process does
+    not hold the folder (`held`), nothing is renamed, and a file that is missing is no news: another process may be
+    about to put it there.
     """
     path = Path(path)
     try:
@@ -79,7 +81,8 @@ def read_newest(path):
         if not previous(path).exists():
             raise
         groups = read(previous(path))
-        warnings.warn(f"{error}; using the previous checkpoint", stacklevel=2)
-        if path.exists():
+        if held or not isinstance(error, FileNotFoundError):
+            warnings.warn(f"{error}; using the previous checkpoint", stacklevel=2)
+        if held and path.exists():
             os.replace(path, path.with_name(path.stem + ".damaged" + path.suffix))
         return groups

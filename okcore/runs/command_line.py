@@ -1,4 +1,4 @@
-"""The command line: okcore train, resume, sweep, config."""
+"""The command line: okcore train, resume, sweep, generate, config."""
 
 import argparse
 import shlex
@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 
 from okcore import __version__, _config, _interrupt
-from okcore.runs import sweep
+from okcore.runs import generate, sweep
 from okcore.runs.console import say
 from okcore.runs.options import add_running, add_tasks, checked, resolve
 from okcore.runs.run import TIME_LIMIT, Run
@@ -24,6 +24,7 @@ examples:
   okcore train text my.txt           ... of your own text
   okcore resume runs/copy-001        resume a run that was stopped or killed
   okcore sweep grid.toml -j 4        carry out all runs of a grid, four at a time
+  okcore generate runs/text-001      text from a trained character model
 """
 
 TRAIN_EXAMPLES = """\
@@ -67,6 +68,9 @@ def make_parser():
     add_running(resuming)
 
     sweep.add_arguments(add_command(commands, "sweep", sweep.main, "carry out many runs", sweep.EXAMPLES))
+    generate.add_arguments(
+        add_command(commands, "generate", generate.main, "text from a trained character model", generate.EXAMPLES)
+    )
 
     add_command(
         commands, "config", config, "show versions, BLAS, threads and build flags",
@@ -115,7 +119,7 @@ def finish(run):
     say("Continue with")
     say(f"  {okcore} resume {folder} --steps {2 * run.options['steps']}")
     for hint, meaning in run.task.next_steps:
-        say(f"  {okcore} {hint:<42} {meaning}")
+        say(f"  {okcore} {hint.format(folder=folder):<42} {meaning}")
     return 0
 
 

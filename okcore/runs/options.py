@@ -207,14 +207,25 @@ def content(options):
     return {name: value for name, value in sorted(options.items()) if name not in RESUMABLE}
 
 
-def make_trainer(options):
-    """Return (trainer, task) for `options`; every random stream is a child of the one seed."""
-    for_task, for_cell, for_estimator, for_readout = np.random.SeedSequence(options["seed"]).spawn(4)
-    task = TASKS[options["task"]].from_options(options, for_task)
+def streams(options):
+    """Return the seeds of task, cell, estimator and readout: children of the one seed."""
+    return np.random.SeedSequence(options["seed"]).spawn(4)
+
+
+def make_model(options, n_in, n_out):
+    """Return (cell, readout) for `options`, with their initial weights."""
+    _, for_cell, _, for_readout = streams(options)
     start = {"dtype": options["dtype"], "init": options["init"]}
-    cell = CELLS[options["cell"]](task.n_in, options["hidden"], rng=for_cell, **start)
+    cell = CELLS[options["cell"]](n_in, options["hidden"], rng=for_cell, **start)
+    return cell, TASKS[options["task"]].readout(options["hidden"], n_out, rng=for_readout, **start)
+
+
+def make_trainer(options):
+    """Return (trainer, task) for `options`."""
+    for_task, _, for_estimator, _ = streams(options)
+    task = TASKS[options["task"]].from_options(options, for_task)
+    cell, readout = make_model(options, task.n_in, task.n_out)
     estimator = ESTIMATORS[options["estimator"]].from_options(cell, options, for_estimator)
-    readout = task.readout(options["hidden"], task.n_out, rng=for_readout, **start)
     optimizer = OPTIMIZERS[options["optimizer"]](options["lr"])
     clip = options["clip"] or None
     return OnlineTrainer(cell, estimator, readout, optimizer, clip, options["update_every"]), task

@@ -109,8 +109,7 @@ class Run:
             Of ``steps``, ``threads``, ``save_every`` and ``time_limit``; None leaves what the run has.
         """
         folder = Path(folder)
-        if not (folder / "run.json").exists():
-            raise FileNotFoundError(f"DIR must hold a run, got {str(folder)!r} without a run.json")
+        read_description(folder)  # a folder that is no run is not claimed
         lock = files.hold(folder)
         try:
             run = cls._open(folder, changes)
@@ -123,14 +122,14 @@ class Run:
     @classmethod
     def _open(cls, folder, said):
         files.remove_partial(folder)
+        description = read_description(folder)
         try:
-            description = json.loads((folder / "run.json").read_text())
             options = dict(description["options"])
             options["time_limit"] = None  # that of this process only
             options |= {name: value for name, value in said.items() if value is not None}
             numbers = {name: options[name] for name in ("steps", "threads", "log_every", "valid_every")}
             versions, resumed = description["versions"], description.get("resumed", [])
-        except (LookupError, TypeError, ValueError) as error:  # JSON's and UTF-8's errors are ValueErrors
+        except (LookupError, TypeError, ValueError) as error:
             raise ValueError(f"{folder / 'run.json'} is damaged: {type(error).__name__} {error}") from None
         for name, number in numbers.items():
             _validation.as_int(f"{folder / 'run.json'}: {name}", number, 1)
@@ -153,6 +152,7 @@ class Run:
         options = self.options | {"block": self.trainer.estimator.block}
         description = {
             "options": options,
+            "task": self.task.description(),
             "parameters": self.trainer.cell.theta.size,
             "versions": versions or _config.config(),
             "resumed": list(resumed),
@@ -294,6 +294,17 @@ def steps_taken(folder):
             return int(file["trainer/steps"])
     except (OSError, LookupError, ValueError, zipfile.BadZipFile):
         return 0
+
+
+def read_description(folder):
+    """Return what the ``run.json`` of a folder holds."""
+    path = Path(folder) / "run.json"
+    if not path.exists():
+        raise FileNotFoundError(f"DIR must hold a run, got {str(folder)!r} without a run.json")
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:  # JSON's and UTF-8's errors are ValueErrors
+        raise ValueError(f"{path} is damaged: {type(error).__name__} {error}") from None
 
 
 def new_folder(task):

@@ -40,7 +40,8 @@ class Task:
     # The task's own options: {name: arguments of argparse's add_argument}; a name without dashes is an argument
     options = {}
     examples = ""
-    next_steps = (("train copy", "a task where long memory matters"),)  # (command, meaning): hints after a run
+    # Hints after a run: (command, meaning); {folder} is the run's folder
+    next_steps = (("train copy", "a task where long memory matters"),)
 
     def __iter__(self):
         return self
@@ -66,6 +67,10 @@ class Task:
     def from_options(cls, options, rng):
         """Make the task from the options of a run: ``batch``, ``dtype`` and its own."""
         return cls(options["batch"], rng=rng)
+
+    def description(self):
+        """Return what ``run.json`` says of the task, for programs that read a run without its data."""
+        return {}
 
     def evaluate(self, trainer):
         """Return the measure of what the trainer has learned."""

@@ -78,6 +78,8 @@ examples:
   okcore train text train.txt --valid valid.txt --preset paper
 """
 
+    next_steps = (("generate {folder}", "text from what it has learned"), *Task.next_steps)
+
     VALID_FRACTION = 0.05
 
     def __init__(self, source, batch_size, valid=None, reset_every=100):
@@ -117,6 +119,10 @@ examples:
         for name in ("source", "valid"):
             if options[name] not in (None, "python-docs"):
                 options[name] = str(Path(options[name]).resolve())
+
+    def description(self):
+        """Return the alphabet: one character per byte (Latin-1), in the order of the symbols."""
+        return {"alphabet": self.symbols.tobytes().decode("latin-1")}
 
     def evaluate(self, trainer):
         """Return the bits per character of the validation text, read once from its start."""
