@@ -22,6 +22,7 @@ examples:
   okcore train copy                  a small network learns to repeat bit strings (a minute or two)
   okcore train text python-docs      a character model of Python's own documentation
   okcore train text my.txt           ... of your own text
+  okcore train text ptb              ... of the Penn Treebank, which is downloaded
   okcore resume runs/copy-001        resume a run that was stopped or killed
   okcore sweep grid.toml -j 4        carry out all runs of a grid, four at a time
   okcore generate runs/text-001      text from a trained character model

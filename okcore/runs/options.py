@@ -17,7 +17,7 @@ SAVE_SECONDS = 60      # between two checkpoints
 FIRST_SAVE = 5         # seconds to the first checkpoint, at most
 
 # What may change when a run is resumed: nothing of it is part of what the run computes.
-RESUMABLE = "steps", "threads", "save_every", "log_every", "valid_every", "time_limit"
+RESUMABLE = "steps", "threads", "save_every", "log_every", "valid_every", "time_limit", "data_dir"
 
 
 def checked(kind, least, strict=False):

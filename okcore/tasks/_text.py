@@ -7,6 +7,7 @@ import numpy as np
 
 from okcore import _validation
 from okcore.tasks._base import Task, task
+from okcore.tasks._ptb import VARIANT, ptb
 
 
 def python_docs():
@@ -58,6 +59,8 @@ class Text(Task):
         The bytes that occur; inputs and targets are indices into it.
     train, valid : int64 arrays
         The texts as symbols.
+    variant : str or None
+        Which of a corpus' encodings it is: a run says so beside each result.
     """
 
     measure, words, larger_is_better = "valid_bpc", "validation bits per character", False
@@ -65,9 +68,13 @@ class Text(Task):
     defaults = {"hidden": 64, "rank": 8, "block": 16, "batch": 16, "lr": 1e-3, "clip": 100.0, "steps": 10_000}
     paper = {"hidden": 256, "rank": 8, "block": 16, "batch": 32, "lr": 3.16e-4, "clip": 100.0, "steps": 1_000_000}
     options = {
-        "source": {"metavar": "FILE|python-docs", "help": "a text file, or the documentation inside CPython"},
+        "source": {
+            "metavar": "FILE|python-docs|ptb",
+            "help": "a text file, the documentation inside CPython, or the Penn Treebank (downloaded once)",
+        },
         "--valid": {"metavar": "FILE", "help": "validation text (default: the last 5 %% of FILE)"},
-    }
+        "--data-dir": {"metavar": "DIR", "help": "where ptb.train.txt and ptb.valid.txt are, to download nothing"},
+    }  # fmt: skip
     examples = """
 The network predicts the next byte of a text. Its measure is bits per character on the validation text; lower is
 better.
@@ -75,12 +82,14 @@ better.
 examples:
   okcore train text python-docs
   okcore train text shakespeare.txt --hidden 128 --rank 8 --steps 20000
-  okcore train text train.txt --valid valid.txt --preset paper
+  okcore train text train.txt --valid valid.txt --steps 50000
+  okcore train text ptb --preset paper               the paper's experiment (hours to days)
 """
 
     next_steps = (("generate {folder}", "text from what it has learned"), *Task.next_steps)
 
     VALID_FRACTION = 0.05
+    variant = None
 
     def __init__(self, source, batch_size, valid=None, reset_every=100):
         self.batch_size = _validation.as_int("batch_size", batch_size, 1)
@@ -110,19 +119,29 @@ examples:
     @classmethod
     def from_options(cls, options, rng):
         """Make the task; it draws nothing."""
-        source = python_docs() if options["source"] == "python-docs" else options["source"]
-        return cls(source, options["batch"], valid=options["valid"])
+        if options["source"] == "ptb":
+            source, valid = ptb(options["data_dir"])
+        else:
+            source = python_docs() if options["source"] == "python-docs" else options["source"]
+            valid = options["valid"]
+        made = cls(source, options["batch"], valid)
+        made.variant = VARIANT if options["source"] == "ptb" else None
+        return made
 
     @staticmethod
     def resolve(options):
         """Make paths absolute, so that a run can be resumed from anywhere."""
-        for name in ("source", "valid"):
-            if options[name] not in (None, "python-docs"):
+        if options["source"] == "ptb" and options["valid"] is not None:
+            raise ValueError(f"--valid must be left out for ptb, which has its own, got {options['valid']!r}")
+        if options["source"] != "ptb" and options["data_dir"] is not None:
+            raise ValueError(f"--data-dir must be left out for another text than ptb, got {options['data_dir']!r}")
+        for name in ("source", "valid", "data_dir"):
+            if options[name] not in (None, "python-docs", "ptb"):
                 options[name] = str(Path(options[name]).resolve())
 
     def description(self):
-        """Return the alphabet: one character per byte (Latin-1), in the order of the symbols."""
-        return {"alphabet": self.symbols.tobytes().decode("latin-1")}
+        """Return the alphabet, one character per byte (Latin-1) in the order of the symbols, and the variant."""
+        return {"alphabet": self.symbols.tobytes().decode("latin-1"), "variant": self.variant}
 
     def evaluate(self, trainer):
         """Return the bits per character of the validation text, read once from its start."""
@@ -132,7 +151,8 @@ examples:
         """Return what bits per character mean."""
         return (
             f"the network predicts the validation text with {value:.3f} bits per character "
-            f"(guessing among its {self.n_out} characters would take {np.log2(self.n_out):.2f})."
+            f"(guessing among its {self.n_out} characters would take {np.log2(self.n_out):.2f})"
+            + (f"; {self.variant}." if self.variant else ".")
         )
 
     def state_dict(self):
