@@ -27,7 +27,7 @@ What is compiled (each uses only what stands below it)
 
 What runs and checks
     runs/               a run in a folder: run.py, options.py, files.py, console.py, sweep.py, generate.py,
-                        command_line.py, and checkpoint.py, which trainer.py uses too
+                        tensorboard.py, command_line.py, and checkpoint.py, which trainer.py uses too
     _engine/block_length.py     block="auto"
     _validation.py, _random.py, _config.py, _docstrings.py, _interrupt.py
 """

@@ -161,6 +161,17 @@ def resolved(folder):
     return options.from_mapping({"task": "text", "source": "ptb", "data_dir": str(folder), "batch": 2})
 
 
+def test_a_grid_is_checked_without_a_download(served, tmp_path, folder):
+    listed = set()
+    for more in ("", 'data_dir = "data"'):  # where the files lie is not in a folder's name
+        grid = f'[defaults]\ntask = "text"\nsource = "ptb"\n{more}\n[grid]\nseed = [0, 1]\n'
+        (tmp_path / "grid.toml").write_text(grid)
+        listed.add(okcore("sweep", "grid.toml", "--dry-run"))
+    ((said, errors),) = listed
+    assert errors == "" and said.count("text-ptb") == 2
+    assert served.asked == [] and not (tmp_path / "cache").exists()
+
+
 @pytest.mark.parametrize("name", ["ptb.train.txt", "ptb.valid.txt"])
 def test_a_folder_with_another_text_is_refused(name, folder, tmp_path):
     edited(folder, name, TEXTS[name][::-1])

@@ -97,7 +97,8 @@ def train(arguments):
 
 def resume(arguments):
     """Resume a run and train it."""
-    changes = {name: getattr(arguments, name) for name in ("steps", "threads", "save_every", "time_limit")}
+    names = "steps", "threads", "save_every", "time_limit", "tensorboard"
+    changes = {name: getattr(arguments, name) for name in names}
     with Run.open(arguments.folder, **changes) as run:
         return finish(run)
 

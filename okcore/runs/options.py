@@ -17,7 +17,7 @@ SAVE_SECONDS = 60      # between two checkpoints
 FIRST_SAVE = 5         # seconds to the first checkpoint, at most
 
 # What may change when a run is resumed: nothing of it is part of what the run computes.
-RESUMABLE = "steps", "threads", "save_every", "log_every", "valid_every", "time_limit", "data_dir"
+RESUMABLE = "steps", "threads", "save_every", "log_every", "valid_every", "time_limit", "tensorboard", "data_dir"
 
 
 def checked(kind, least, strict=False):
@@ -115,7 +115,7 @@ def add_options(parser, task):
         help=f"steps per metrics line (default: {LOG_LINES} lines)",
     )
     add_running(run)
-    run.set_defaults(save_every=float(SAVE_SECONDS))
+    run.set_defaults(save_every=float(SAVE_SECONDS), tensorboard=False)
 
 
 def add_running(parser):
@@ -131,6 +131,10 @@ def add_running(parser):
     parser.add_argument(
         "--time-limit", type=checked(float, 0, True), metavar="SECONDS",
         help="save after that time and exit with status 75, so that a script can resume the run",
+    )
+    parser.add_argument(
+        "--tensorboard", action=argparse.BooleanOptionalAction,
+        help="write the metrics for TensorBoard too, into DIR/tensorboard (default: no)",
     )
 
 
@@ -169,9 +173,12 @@ def from_mapping(mapping):
     positional = [name for name in positional if name in mapping]
     arguments = [task]
     for name in sorted(mapping.keys() - set(positional)):
-        if isinstance(mapping[name], bool) or not isinstance(mapping[name], (str, int, float)):
-            raise ValueError(f"{name} must be a string or a number, got {mapping[name]!r}")
-        arguments.append(f"--{name}={mapping[name]}")
+        if not isinstance(mapping[name], (str, int, float)):
+            raise ValueError(f"{name} must be a string, a number or a boolean, got {mapping[name]!r}")
+        if isinstance(mapping[name], bool):
+            arguments.append(f"--{name}" if mapping[name] else f"--no-{name}")
+        else:
+            arguments.append(f"--{name}={mapping[name]}")
     if positional:
         arguments += ["--", *(str(mapping[name]) for name in positional)]
     parser = _Parser(prog="okcore train")

@@ -1,5 +1,6 @@
 """A run: a folder with options, metrics and a checkpoint, from which it resumes with bit-identical results."""
 
+import contextlib
 import itertools
 import json
 import math
@@ -15,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from okcore import _config, _validation
-from okcore.runs import checkpoint, files
+from okcore.runs import checkpoint, files, tensorboard
 from okcore.runs.console import Forgiving, say, stop_signals
 from okcore.runs.options import FIRST_SAVE, SAVE_SECONDS, content, make_trainer
 
@@ -53,12 +54,15 @@ class Run:
 
     def __init__(self, folder, options):
         self.folder = None if folder is None else Path(folder)
-        self.options = {"save_every": SAVE_SECONDS, "time_limit": None} | options
+        self.options = {"save_every": SAVE_SECONDS, "time_limit": None, "tensorboard": False} | options
+        if self.options["tensorboard"]:
+            tensorboard.summary_writer()  # refused now if it is not there
         self.trainer, self.task = make_trainer(options)
         self.time = 0.0           # seconds of training, summed over resumes
         self.loss_sum = 0.0       # since the last metrics line
         self.loss_count = 0
         self.measured = None      # of the last metrics line that has one
+        self.events = None        # TensorBoard's, while the run is training
         self.lock = None
 
     def __enter__(self):
@@ -106,7 +110,7 @@ class Run:
         ----------
         folder : str or Path
         **changes
-            Of ``steps``, ``threads``, ``save_every`` and ``time_limit``; None leaves what the run has.
+            Of ``steps``, ``threads``, ``save_every``, ``time_limit`` and ``tensorboard``; None leaves what the run has.
         """
         folder = Path(folder)
         read_description(folder)  # a folder that is no run is not claimed
@@ -244,7 +248,9 @@ class Run:
                 next_save = now + save_every
             return bool(stopped)
 
-        with stop_signals(stopped), bar, open(self.folder / "metrics.jsonl", "a") as metrics:
+        wanted = self.options["tensorboard"]
+        events = tensorboard.open_events(self.folder, first) if wanted else contextlib.nullcontext()
+        with stop_signals(stopped), bar, events as self.events, open(self.folder / "metrics.jsonl", "a") as metrics:
             try:
                 self.trainer.fit(self.task, max(0, total - first), progress=False, callback=after_step)
             except BaseException:
@@ -274,6 +280,8 @@ class Run:
         said = f"{self.task.words} {self.measured:.4g}" if due else ""
         metrics.write(json.dumps(line) + "\n")
         metrics.flush()
+        if self.events is not None:
+            tensorboard.add_line(self.events, line)
         said = f"loss {line['loss_bits']:.3f} bits" + (f", {said}" if said else "")
         if not bar.disable:
             bar.set_postfix_str(said)
