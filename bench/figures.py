@@ -23,18 +23,22 @@ import targets
 from benchmarks import ratios
 from tqdm import tqdm
 
-NAMES = {  # label, colour and marker; the colours (Okabe and Ito) suit colour-blind readers
-    "rtrl-block1": ("exact RTRL, textbook", "#D55E00", "s"),
-    "rtrl": ("exact RTRL, blocked", "#E69F00", "D"),
-    "ok-block1": ("OK, rank 8, block 1", "#56B4E9", "^"),
-    "ok": ("OK, rank 8, blocked", "#0072B2", "o"),
-    "kf-rtrl": ("KF-RTRL", "#009E73", "v"),
-    "uoro": ("UORO", "#CC79A7", "P"),
-    "snap1": ("SnAp-1", "#8C510A", "h"),
-    "tbptt": ("TBPTT, window 25", "#000000", "X"),
+from okcore.runs import figure_style
+from okcore.runs.figure_style import COLORS
+
+NAMES = {  # label, colour and marker
+    "rtrl-block1": ("exact RTRL, textbook", COLORS["vermilion"], "s"),
+    "rtrl": ("exact RTRL, blocked", COLORS["orange"], "D"),
+    "ok-block1": ("OK, rank 8, block 1", COLORS["sky"], "^"),
+    "ok": ("OK, rank 8, blocked", COLORS["blue"], "o"),
+    "kf-rtrl": ("KF-RTRL", COLORS["green"], "v"),
+    "uoro": ("UORO", COLORS["purple"], "P"),
+    "snap1": ("SnAp-1", COLORS["brown"], "h"),
+    "tbptt": ("TBPTT, window 25", COLORS["black"], "X"),
 }
-RANKS = {2: "#56B4E9", 4: "#009E73", 8: "#0072B2", 16: "#CC79A7"}  # of OK, in the figure of noise
+RANKS = {2: COLORS["sky"], 4: COLORS["green"], 8: COLORS["blue"], 16: COLORS["purple"]}  # of OK, in the figure of noise
 BLOCKS = {1: "s", 4: "^", 16: "o"}
+SCREEN = {"font.size": 10, "axes.titlesize": 11, "lines.linewidth": 1.5, "lines.markersize": 5}  # wider than a column
 
 
 def style(name):
@@ -90,20 +94,10 @@ def measurements():
 # ---- drawing ---------------------------------------------------------------------------------------------------------
 
 
-def label_lines(axes, ends):
-    """Write each line's label at its right end, and move labels apart where they would touch."""
-    bottom, top = np.log10(axes.get_ylim())
-    gap = 0.045 * (top - bottom)
-    at = -np.inf
-    for y, x, text, color in sorted(ends):
-        at = max(np.log10(y), at + gap)
-        axes.annotate(text, (x, y), xytext=(axes.get_xlim()[1] * 1.04, 10**at), color=color, va="center", fontsize=8.5,
-                      annotation_clip=False, arrowprops={"arrowstyle": "-", "color": color, "lw": 0.5, "shrinkA": 0, "shrinkB": 3})
-
-
 def draw_scaling(found):
     """Draw time and memory against n with fitted slopes."""
     figure, panels = plt.subplots(1, 2, figsize=(12, 5))
+    labels = []
     for axes, sizes, values, title, unit in (
         (panels[0], "time_sizes", "seconds", "Time per step with its gradient", "microseconds"),
         (panels[1], "memory_sizes", "bytes", "Memory of one lane", "megabytes"),
@@ -113,23 +107,23 @@ def draw_scaling(found):
             label, color, marker = style(name)
             x, y = np.array(found[name][sizes]), np.array(found[name][values]) * 1e6 ** (1 if values == "seconds" else -1)
             slope = measure.exponent(x, y)
-            axes.loglog(x, y, color=color, marker=marker, ms=5, lw=1.5)
-            ends.append((y[-1], x[-1], f"{label}: n$^{{{slope:.1f}}}$", color))
+            axes.loglog(x, y, color=color, marker=marker)
+            ends.append((x[-1], y[-1], f"{label}: n$^{{{slope:.1f}}}$", color))
             if name == "rtrl" and values == "seconds":
                 y = np.array(found[name]["seconds_flushed"]) * 1e6
-                axes.loglog(x, y, color=color, marker=marker, ms=5, lw=1.5, ls="--", mfc="white")
+                axes.loglog(x, y, color=color, marker=marker, ls="--", mfc="white")
                 slope = measure.exponent(x, y)
-                ends.append((y[-1], x[-1], f"... with one gradient per block: n$^{{{slope:.1f}}}$", color))
-        axes.set_title(title, loc="left", fontsize=11)
+                ends.append((x[-1], y[-1], f"... with one gradient per block: n$^{{{slope:.1f}}}$", color))
+        axes.set_title(title)
         axes.set_xlabel("hidden units n\n(RNN, 16 inputs, one lane, float32, one thread)")
         axes.set_ylabel(unit)
         ticks = sorted({n for name in found for n in found[name][sizes]})
         axes.set_xticks(ticks, [str(n) for n in ticks], rotation=45 if len(ticks) > 6 else 0)
         axes.minorticks_off()
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-        label_lines(axes, ends)
-    figure.tight_layout(w_pad=3)
+        labels.append((axes, ends))
+    figure.draw_without_rendering()
+    for axes, ends in labels:
+        figure_style.label_lines(axes, ends, 8.5)
     return figure
 
 
@@ -143,9 +137,8 @@ def draw_floor(found):
     axes.axvline(1, color="#000000", lw=0.8, ls=":")
     axes.set_yticks(range(len(found)), [label for label, *_ in found])
     axes.invert_yaxis()
+    axes.grid(False)
     axes.set_xlabel("time of a step and its gradient / time of its large products by BLAS (bar: target)")
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
     return figure
 
 
@@ -170,26 +163,21 @@ def draw_noise(found):
     axes.set_yscale("log")
     axes.set_xlabel("microseconds per step, with a gradient at each\n(RHN that remembers about 20 steps, n = 64, one lane, float32, one thread)")
     axes.set_ylabel("error of one gradient, relative to the exact one")
-    axes.set_title("Longer blocks are cheaper and less noisy", loc="left", fontsize=11)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title("Longer blocks are cheaper and less noisy")
     axes.legend(fontsize=8.5, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    figure.tight_layout()
     return figure
 
 
 def draw(found, folder):
     """Write every figure as SVG and PNG."""
-    plt.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "okcore", "font.family": "sans-serif"}
-    for name, figure in {
-        "scaling": draw_scaling(found["scaling"]),
-        "floor": draw_floor(found["floor"]),
-        "noise-cost": draw_noise(found["noise"]),
-    }.items():
-        figure.savefig(folder / f"{name}.svg", metadata={"Date": None}, bbox_inches="tight")
-        figure.savefig(folder / f"{name}.png", dpi=130, bbox_inches="tight")
-        plt.close(figure)
-        print(folder / f"{name}.svg", folder / f"{name}.png")
+    drawings = {"scaling": draw_scaling, "floor": draw_floor, "noise-cost": draw_noise}
+    with figure_style.styled(**SCREEN):
+        for name, drawing in drawings.items():
+            figure = drawing(found[name.partition("-")[0]])
+            for kind in "svg", "png":
+                figure_style.save(figure, folder / f"{name}.{kind}", dpi=130)
+            plt.close(figure)
+            print(folder / f"{name}.svg", folder / f"{name}.png")
 
 
 def main():

@@ -26,8 +26,9 @@ What is compiled (each uses only what stands below it)
     _blas.pyx                   row-major BLAS and LAPACK; the only module that cimports SciPy
 
 What runs and checks
-    runs/               a run in a folder: run.py, options.py, files.py, console.py, sweep.py, generate.py,
-                        tensorboard.py, command_line.py, and checkpoint.py, which trainer.py uses too
+    runs/               a run in a folder: run.py, options.py, files.py, console.py, tensorboard.py, and checkpoint.py,
+                        which trainer.py uses too; the commands: command_line.py, sweep.py, generate.py, plot.py;
+                        load.py, figure_style.py
     _engine/block_length.py     block="auto"
     _validation.py, _random.py, _config.py, _docstrings.py, _interrupt.py
 """
@@ -60,11 +61,12 @@ from okcore.cells import *  # noqa: F403
 from okcore.estimators import *  # noqa: F403
 from okcore.optimizers import SGD, Adam, Optimizer
 from okcore.readouts import LinearReadout, Readout, SoftmaxReadout
+from okcore.runs.load import load_runs
 from okcore.trainer import OnlineTrainer
 
 __version__ = _version("okcore")
 
 __all__ = ["SGD", "Adam", "Carry", "LinearReadout", "OnlineTrainer", "Optimizer", "Readout", "SoftmaxReadout"]
-__all__ += ["kron", "show_config", "tasks", "testing"]
+__all__ += ["kron", "load_runs", "show_config", "tasks", "testing"]
 __all__ += cells.__all__
 __all__ += estimators.__all__

@@ -306,7 +306,9 @@ def test_bad_options_exit_2(options, tmp_path, monkeypatch, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-BAD_COMMANDS = ["", "train", "train chess", "train text", "resume", "generate", "sing", "resume x --steps 0"]
+BAD_COMMANDS = [
+    "", "train", "train chess", "train text", "resume", "generate", "sing", "resume x --steps 0", "plot", "plot x --x hours",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("arguments", BAD_COMMANDS)
@@ -317,7 +319,9 @@ def test_bad_commands_exit_2(arguments, capsys):
     assert "usage" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", ["", "train", "train copy", "train text", "resume", "generate", "config"])
+@pytest.mark.parametrize("arguments", [
+    "", "train", "train copy", "train text", "resume", "generate", "plot", "config"
+])  # fmt: skip
 def test_help_teaches(arguments, capsys):
     with pytest.raises(SystemExit) as exit:
         cli.main([*arguments.split(), "--help"])

@@ -1,4 +1,4 @@
-"""The command line: okcore train, resume, sweep, generate, config."""
+"""The command line: okcore train, resume, config, and the commands that have a module of their own."""
 
 import argparse
 import shlex
@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 
 from okcore import __version__, _config, _interrupt
-from okcore.runs import generate, sweep
+from okcore.runs import generate, plot, sweep
 from okcore.runs.console import say
 from okcore.runs.options import add_running, add_tasks, checked, resolve
 from okcore.runs.run import TIME_LIMIT, Run
@@ -26,6 +26,7 @@ examples:
   okcore resume runs/copy-001        resume a run that was stopped or killed
   okcore sweep grid.toml -j 4        carry out all runs of a grid, four at a time
   okcore generate runs/text-001      text from a trained character model
+  okcore plot runs/copy-001 runs/copy-002        draw learning curves
 """
 
 TRAIN_EXAMPLES = """\
@@ -72,6 +73,8 @@ def make_parser():
     generate.add_arguments(
         add_command(commands, "generate", generate.main, "text from a trained character model", generate.EXAMPLES)
     )
+
+    plot.add_arguments(add_command(commands, "plot", plot.main, "draw learning curves of runs", plot.EXAMPLES))
 
     add_command(
         commands, "config", config, "show versions, BLAS, threads and build flags",
@@ -144,7 +147,7 @@ def main(argv=None):
     except FloatingPointError as error:
         print(f"okcore: error: {error}; try a smaller --lr or --clip", file=sys.stderr)
         return 1
-    except (OSError, ValueError, TypeError, MemoryError) as error:
+    except (OSError, ValueError, TypeError, MemoryError, ImportError) as error:
         print(f"okcore: error: {error}", file=sys.stderr)
         return 1
 

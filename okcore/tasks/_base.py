@@ -27,10 +27,11 @@ class Task:
     n_in = n_out = batch_size = None
     readout = SoftmaxReadout
 
-    # What a run reports beside the loss: its name in metrics.jsonl, and in words; whether a larger value is better;
-    # how many times per run it is evaluated (None: with each line of metrics).
+    # What a run reports beside the loss: its name in metrics.jsonl, and in words; its unit if the words leave it open;
+    # whether a larger value is better; how many times per run it is evaluated (None: with each line of metrics).
     measure = None
     words = None
+    unit = None
     larger_is_better = True
     evaluations = None
 

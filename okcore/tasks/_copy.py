@@ -38,7 +38,7 @@ class Copy(Task):
     """
 
     n_in = n_out = 4
-    measure, words = "copy_length", "copy length"
+    measure, words, unit = "copy_length", "copy length", "bits"
     defaults = {"hidden": 64, "rank": 8, "block": 16, "batch": 16, "lr": 1e-3, "clip": 1.0, "steps": 60_000}
     paper = {"hidden": 128, "rank": 16, "block": 16, "batch": 16, "lr": 3.16e-4, "clip": 1.0, "steps": 2_000_000}
     examples = """
