@@ -87,11 +87,19 @@ class OnlineTrainer:
             and its gradient is dropped.
         """
         y = self.readout.check_targets(y, self.estimator.batch_size)
-        h = self.estimator.step(x, reset, out=self._hidden)
+        h = self._step(x, reset)
         loss, dh, readout_gradient = self.readout.loss(h, y)
         self.steps += 1
         if not math.isfinite(loss):
             raise FloatingPointError(f"the loss is not finite at step {self.steps}: lower the learning rate, or clip")
+        self._learn(dh, readout_gradient)
+        return loss
+
+    def _step(self, x, reset):
+        return self.estimator.step(x, reset, out=self._hidden)
+
+    def _learn(self, dh, readout_gradient):
+        """Take the gradient of this step's loss, and update if it is time."""
         if self.update_every == 1:
             self.estimator.gradient(dh, out=self._gradient)
             self._update(readout_gradient)
@@ -107,7 +115,6 @@ class OnlineTrainer:
                     self._update(self._readout_gradient)
                 finally:  # a gradient that was refused is dropped: the next update starts afresh
                     self._readout_gradient[...] = 0
-        return loss
 
     def _update(self, readout_gradient):
         if self.clip is not None:
@@ -132,7 +139,7 @@ class OnlineTrainer:
 
     def predict(self, x, reset=None):
         """Take one time step without learning and return the readout's prediction, (B, n_out)."""
-        return self.readout.predict(self.estimator.step(x, reset, out=self._hidden))
+        return self.readout.predict(self._step(x, reset))
 
     def fit(self, task, steps, progress=None, callback=None):
         """Train on a task for a number of steps.

@@ -307,7 +307,8 @@ def test_bad_options_exit_2(options, tmp_path, monkeypatch, capsys):
 
 
 BAD_COMMANDS = [
-    "", "train", "train chess", "train text", "resume", "generate", "sing", "resume x --steps 0", "plot", "plot x --x hours",
+    "", "train", "train chess", "train text", "resume", "sing", "resume x --steps 0", "plot", "plot x --x hours",
+    "compare", "compare copy", "compare chess --with uoro", "generate",
 ]  # fmt: skip
 
 
@@ -320,7 +321,7 @@ def test_bad_commands_exit_2(arguments, capsys):
 
 
 @pytest.mark.parametrize("arguments", [
-    "", "train", "train copy", "train text", "resume", "generate", "plot", "config"
+    "", "train", "train copy", "train text", "resume", "plot", "compare", "compare copy", "generate", "sweep", "config"
 ])  # fmt: skip
 def test_help_teaches(arguments, capsys):
     with pytest.raises(SystemExit) as exit:

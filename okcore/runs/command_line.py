@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 
 from okcore import __version__, _config, _interrupt
-from okcore.runs import generate, plot, sweep
+from okcore.runs import compare, generate, plot, sweep
 from okcore.runs.console import say
 from okcore.runs.options import add_running, add_tasks, checked, resolve
 from okcore.runs.run import TIME_LIMIT, Run
@@ -27,6 +27,7 @@ examples:
   okcore sweep grid.toml -j 4        carry out all runs of a grid, four at a time
   okcore generate runs/text-001      text from a trained character model
   okcore plot runs/copy-001 runs/copy-002        draw learning curves
+  okcore compare copy --with rtrl --with uoro    gradients of three estimators, and a figure
 """
 
 TRAIN_EXAMPLES = """\
@@ -69,12 +70,17 @@ def make_parser():
     resuming.add_argument("--steps", type=checked(int, 1), metavar="T", help="new last step")
     add_running(resuming)
 
-    sweep.add_arguments(add_command(commands, "sweep", sweep.main, "carry out many runs", sweep.EXAMPLES))
-    generate.add_arguments(
-        add_command(commands, "generate", generate.main, "text from a trained character model", generate.EXAMPLES)
-    )
+    summaries = {
+        sweep: "carry out many runs",
+        plot: "draw learning curves of runs",
+        generate: "text from a trained character model",
+    }
+    for module, summary in summaries.items():
+        name = module.__name__.rpartition(".")[2]
+        module.add_arguments(add_command(commands, name, module.main, summary, module.EXAMPLES))
 
-    plot.add_arguments(add_command(commands, "plot", plot.main, "draw learning curves of runs", plot.EXAMPLES))
+    comparing = add_command(commands, "compare", train, "compare the gradients of estimators", compare.EXAMPLES)
+    add_tasks(comparing, "\n" + compare.EXAMPLES, compare.add_arguments)
 
     add_command(
         commands, "config", config, "show versions, BLAS, threads and build flags",
@@ -109,8 +115,7 @@ def resume(arguments):
 def finish(run):
     """Train a run to its end and print a summary; return the exit status."""
     okcore, folder = called(), shlex.quote(str(run.folder))
-    estimator = run.trainer.estimator
-    say(f"{run.trainer.cell.theta.size:,} recurrent parameters, {estimator!r}")
+    say(run.introduction())
     say(f"Writing to {run.folder}; Ctrl-C saves and stops.")
     stopped = run.train()
     if stopped:

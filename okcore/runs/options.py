@@ -50,17 +50,20 @@ def algorithms():
     return "\n".join(lines)
 
 
-def add_tasks(parser):
-    """Add a subcommand per registered task, with the options of a run."""
+def add_tasks(parser, examples=None, add_more=None):
+    """Add a subcommand per registered task, with the options of a run and those of `add_more(parser)`."""
     commands = parser.add_subparsers(dest="task", required=True, metavar="TASK")
     for name, task in TASKS.items():
         summary = (task.__doc__ or f"The task {name}.").partition("\n")[0]
         command = commands.add_parser(
-            name, help=summary[0].lower() + summary[1:].rstrip("."), description=summary + "\n" + task.examples,
+            name, help=summary[0].lower() + summary[1:].rstrip("."),
+            description=summary + "\n" + (examples or task.examples),
             epilog=algorithms(), formatter_class=argparse.RawDescriptionHelpFormatter,
         )  # fmt: skip
         for option, arguments in task.options.items():
             command.add_argument(option, **arguments)
+        if add_more is not None:
+            add_more(command)
         add_options(command, name)
 
 
@@ -186,6 +189,39 @@ def from_mapping(mapping):
     return resolve(vars(parser.parse_args(arguments)))
 
 
+def shadow_options(spec, options):
+    """Return the options of an estimator that shadows a run, checked as those of the command line are.
+
+    Parameters
+    ----------
+    spec : str
+        ``"NAME OPTION=VALUE ..."``, such as ``"ok rank=4 block=1"``.
+    options : dict
+        Of the run; they hold for what `spec` leaves open.
+
+    Raises
+    ------
+    ValueError
+        Naming what is wrong in `spec`.
+    """
+    name, *assigned = spec.split() or [""]
+    if name not in ESTIMATORS:
+        raise ValueError(f"--with must begin with one of {', '.join(ESTIMATORS)}, got {spec!r}")
+    said = dict(part.partition("=")[::2] for part in assigned)
+    taken = ESTIMATORS[name].options
+    for option in said:
+        if option not in taken:
+            known = f"takes {', '.join(taken)}" if taken else "takes no options"
+            raise ValueError(f"--with {spec!r}: {name} {known}, got {option!r}")
+    task = options["task"]
+    needed = {name: options[name] for name in TASKS[task].options if not name.startswith("-")}
+    try:
+        found = from_mapping({"task": task, "estimator": name, **needed, **said})
+    except ValueError as error:
+        raise ValueError(f"--with {spec!r}: {error}") from None
+    return options | {option: found[option] for option in ("estimator", *said)}
+
+
 def resolve(said):
     """Return the options of a run: as given, else from the preset, else the default.
 
@@ -200,6 +236,8 @@ def resolve(said):
         if options[name] is None:
             options[name] = value
     task.resolve(options)
+    if "with" in options:
+        options["with"] = [" ".join(spec.split()) for spec in options["with"]]
     if options["init"] is None:
         options["init"] = "normal" if options["cell"] == "rhn" else "uniform"
     if options["threads"] is None:

@@ -52,12 +52,14 @@ class Run:
     ``checkpoint.npz``; the previous checkpoint is kept as ``checkpoint.previous.npz``.
     """
 
+    make_trainer = staticmethod(make_trainer)
+
     def __init__(self, folder, options):
         self.folder = None if folder is None else Path(folder)
         self.options = {"save_every": SAVE_SECONDS, "time_limit": None, "tensorboard": False} | options
         if self.options["tensorboard"]:
             tensorboard.summary_writer()  # refused now if it is not there
-        self.trainer, self.task = make_trainer(options)
+        self.trainer, self.task = self.make_trainer(options)
         self.time = 0.0           # seconds of training, summed over resumes
         self.loss_sum = 0.0       # since the last metrics line
         self.loss_count = 0
@@ -73,8 +75,8 @@ class Run:
             os.close(self.lock)
             self.lock = None
 
-    @classmethod
-    def create(cls, folder, options):
+    @staticmethod
+    def create(folder, options):
         """Start a run in a folder that does not hold one; None takes runs/<task>-001, or the first number that is free.
 
         The folder is this process's until the run is left (it is a context manager).
@@ -82,7 +84,7 @@ class Run:
         folder = None if folder is None else Path(folder)
         if folder is not None and folder.exists() and not folder.is_dir():
             raise FileExistsError(f"--out must be a folder, got the file {str(folder)!r}")
-        run = cls(folder, options)
+        run = run_of(folder, options)
         if folder is None:
             run.folder = new_folder(options["task"])
         else:
@@ -102,8 +104,8 @@ class Run:
             raise
         return run
 
-    @classmethod
-    def open(cls, folder, **changes):
+    @staticmethod
+    def open(folder, **changes):
         """Resume the run in `folder` from its newest intact checkpoint.
 
         Parameters
@@ -116,15 +118,15 @@ class Run:
         read_description(folder)  # a folder that is no run is not claimed
         lock = files.hold(folder)
         try:
-            run = cls._open(folder, changes)
+            run = Run._open(folder, changes)
         except BaseException:
             os.close(lock)
             raise
         run.lock = lock
         return run
 
-    @classmethod
-    def _open(cls, folder, said):
+    @staticmethod
+    def _open(folder, said):
         files.remove_partial(folder)
         description = read_description(folder)
         try:
@@ -138,7 +140,7 @@ class Run:
         for name, number in numbers.items():
             _validation.as_int(f"{folder / 'run.json'}: {name}", number, 1)
         try:
-            run = cls(folder, options)
+            run = run_of(folder, options)
         except (LookupError, TypeError) as error:
             raise ValueError(f"{folder / 'run.json'} is damaged: {type(error).__name__} {error}") from None
         if (folder / "checkpoint.npz").exists() or checkpoint.previous(folder / "checkpoint.npz").exists():
@@ -262,11 +264,18 @@ class Run:
 
     def _save_after_failure(self, output):
         """Write a checkpoint if it can be resumed from; say where the newest one is."""
-        arrays = checkpoint.flatten(self.trainer.state_dict()).values()
-        if all(np.isfinite(array).all() for array in arrays if getattr(array, "dtype", None) in ("f", "d")):
+        if self._can_resume():
             self.save()
         if (self.folder / "checkpoint.npz").exists():
             say(f"The run failed; its last checkpoint is in {self.folder}", file=output or sys.stderr)
+
+    def _can_resume(self):
+        arrays = checkpoint.flatten(self.trainer.state_dict()).values()
+        return all(np.isfinite(array).all() for array in arrays if getattr(array, "dtype", None) in ("f", "d"))
+
+    def _more_metrics(self):
+        """Return what a line of metrics holds beside the loss and the task's measure."""
+        return {}
 
     def _log(self, metrics, bar, output):
         """Write a line of metrics and show it; return False if nobody can read what is printed."""
@@ -278,6 +287,7 @@ class Run:
             self.measured = self.task.evaluate(self.trainer)
         line[self.task.measure] = self.measured if due else None
         said = f"{self.task.words} {self.measured:.4g}" if due else ""
+        line |= self._more_metrics()
         metrics.write(json.dumps(line) + "\n")
         metrics.flush()
         if self.events is not None:
@@ -288,6 +298,10 @@ class Run:
         elif step == total or step * PLAIN_LINES // total > (step - self.options["log_every"]) * PLAIN_LINES // total:
             return say(f"step {step:>{len(str(total))}} of {total}: {said}", file=output)
         return True
+
+    def introduction(self):
+        """Return what is trained."""
+        return f"{self.trainer.cell.theta.size:,} recurrent parameters, {self.trainer.estimator!r}"
 
     def summary(self):
         """Return a sentence about what the network has learned."""
@@ -313,6 +327,13 @@ def read_description(folder):
         return json.loads(path.read_text())
     except ValueError as error:  # JSON's and UTF-8's errors are ValueErrors
         raise ValueError(f"{path} is damaged: {type(error).__name__} {error}") from None
+
+
+def run_of(folder, options):
+    """Return the run that has these options: a comparison if there are estimators to compare with."""
+    from okcore.runs.compare import Comparison  # which builds on Run
+
+    return (Comparison if "with" in options else Run)(folder, options)
 
 
 def new_folder(task):
