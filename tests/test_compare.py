@@ -334,7 +334,8 @@ def test_a_text(tmp_path):
     (["bptt"], "--with must begin with one of ok, rtrl"), ([""], "--with must begin with one of ok, rtrl"),
     (["ok rank=0"], "--with 'ok rank=0'.*--rank.*must be at least 1"), (["ok rank"], "--with 'ok rank'.*--rank"),
     (["ok rank=two"], "--with 'ok rank=two'.*--rank.*two"), (["uoro rank=2"], "uoro takes no options, got 'rank'"),
-    (["ok lr=1"], "ok takes rank, block, got 'lr'"), (["ok --rank=1"], "ok takes rank, block, got '--rank'"),
+    (["ok lr=1"], "ok takes rank, block, tolerance, got 'lr'"),
+    (["ok --rank=1"], "ok takes rank, block, tolerance, got '--rank'"),
     (["uoro", " uoro "], "got 'uoro' twice"), (["ok  rank=2 block=4"], r"got 'ok rank=2 block=4' twice \('ok rank=2"),
 ])  # fmt: skip
 def test_what_is_refused(specs, words, tmp_path):

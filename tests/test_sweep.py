@@ -109,7 +109,7 @@ def test_the_longer_of_two_runs_that_differ_in_steps_alone_is_done(tmp_path):
     ("[grid]\nseed = []\n", "seed"), ('[defaults]\ntask = "nothing"\n', "task must be one of copy, "),
     ('[defaults]\ntask = "copy"\nhiden = 3\n', "hiden"), ('[defaults]\ntask = "copy"\nhidden = 0\n', "hidden"),
     ('[defaults]\ntask = "copy"\n[[run]]\nlr = "fast"\n', "lr"), ('[defaults]\ntask = "copy"\nout = "x"\n', "out"),
-    ('[defaults]\ntask = "copy"\nhidden = [3]\n', "hidden must be a string or a number"),
+    ('[defaults]\ntask = "copy"\nhidden = [3]\n', "hidden must be a string, a number"),
     ('[defaults]\ntask = "copy"\n[run]\nlr = 1\n', "\\[\\[run\\]\\]"), ('[defaults]\ntask = "text"\n', "source"),
     ('[defaults]\ntask = "copy"\nhid = 3\n', "hid"), ("[defaults]\nseed = 1\n", "task must be one of"),
 ])  # fmt: skip

@@ -54,7 +54,7 @@ cdef class Carry(Buffers):
     # ---- for subclasses ------------------------------------------------------------------------------------------
 
     def keep(self, name, shape, dtype=None):
-        """Return a new array of zeros of shape (B, *shape) that is part of what the carry remembers.
+        """Return a new array of zeros of shape ``(B, *shape)`` that is part of what the carry remembers.
 
         Parameters
         ----------

@@ -44,10 +44,11 @@ GRID.toml holds options of "okcore train":
 examples:
   okcore sweep grid.toml --dry-run                          list the runs and how far they are
   okcore sweep grid.toml -j 4                               four at a time
-  okcore sweep grid.toml --shard $SLURM_ARRAY_TASK_ID/16    one of 16 parts, in a job array
+  okcore sweep grid.toml --shard 3/16                       the third of 16 parts, in a job array
   okcore sweep grid.toml --backend dask --scheduler-file scheduler.json
 """
 
+TERMINAL_SIGNALS = signal.SIGINT, signal.SIGHUP
 BUSY_SECONDS = 3     # a folder may still be held by a process that is about to end
 LOOK_SECONDS = 1     # between two looks at the runs' progress
 PARENT = os.getppid()  # a process of a sweep that has died has another one
@@ -171,6 +172,9 @@ def carry_out(trial, token):
         orphaned = os.getppid() != PARENT and not here
         return "the sweep" if orphaned or not token.exists() else None
 
+    if not here and threading.current_thread() is threading.main_thread():  # as in terminal_signals_blocked, which
+        for number in TERMINAL_SIGNALS:                                     # loky undoes as it starts
+            signal.signal(number, signal.SIG_IGN)
     deadline = time.monotonic() + BUSY_SECONDS
     while True:
         if until():
@@ -235,7 +239,7 @@ def engine(backend, jobs, scheduler_file):
 @contextlib.contextmanager
 def terminal_signals_blocked():
     """Start processes inside that do not hear Ctrl-C or the loss of the terminal: they save when the token is gone."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, TERMINAL_SIGNALS)
     try:
         yield
     finally:

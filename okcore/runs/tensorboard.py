@@ -24,5 +24,7 @@ def open_events(folder, steps):
 def add_line(events, line):
     """Write the numbers of a line of metrics."""
     for name, value in line.items():
-        if name != "step" and value is not None:
-            events.add_scalar(name, value, line["step"])
+        parts = value.items() if isinstance(value, dict) else [("", value)]
+        for part, number in parts:
+            if name != "step" and number is not None:
+                events.add_scalar(f"{name}/{part}".rstrip("/"), number, line["step"])
