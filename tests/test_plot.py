@@ -47,6 +47,7 @@ def runs_of(tmp_path):
 
 def test_runs_that_differ_in_the_seed_are_one_line(runs_of):
     same = {"threads": 2, "log_every": 3, "steps": 99, "save_every": 1, "valid_every": 5, "time_limit": 9}
+    same["tolerance"] = None
     loaded = runs_of(([1, 2, 4], {"seed": 0}), ([1, 4, 8], {"seed": 1} | same), ([1, 3, 3], {"estimator": "uoro"}))
     ok, uoro = plot.lines_of(loaded)
     assert (ok.label, uoro.label, ok.task, ok.words) == ("ok", "uoro", "copy", "copy length (bits)")

@@ -11,7 +11,7 @@ from okcore.estimators import ESTIMATORS
 from okcore.runs import figure_style
 from okcore.runs.console import say
 from okcore.runs.load import load_runs
-from okcore.runs.options import RESUMABLE, checked
+from okcore.runs.options import checked, content
 from okcore.tasks import TASKS
 
 EXAMPLES = """\
@@ -26,7 +26,7 @@ examples:
 
 X = {"steps": ("step", "time steps"), "seconds": ("time_s", "seconds of training")}
 COMPARED = {"relative_error": "relative error against", "cosine": "cosine with"}  # what is drawn of a comparison
-IGNORED = {*RESUMABLE, "seed", "with"}  # what may differ between the runs of one line
+IGNORED = "seed", "with"                # what may differ between the runs of one line
 FIRST = "estimator", "cell"             # the options that name a line best
 AVERAGES = {"loss_bits", *COMPARED, "variance", "step_ms"}  # metrics that are means since the line before
 POINTS = 50                             # of a line of averages
@@ -162,12 +162,12 @@ def _coarser(x, y):
 
 
 def _identity(options):
-    """Return the options that matter to what a run computes, the seed left out."""
+    """Return the options that matter to what a run computes, the seed left out; those that name a line best first."""
     taken = getattr(ESTIMATORS.get(options["estimator"]), "options", options)
     ours = {name for estimator in ESTIMATORS.values() for name in estimator.options}
     return {
-        name: value for name, value in sorted(options.items(), key=lambda item: item[0] not in FIRST)
-        if name not in IGNORED and (name in taken or name not in ours)
+        name: value for name, value in sorted(content(options).items(), key=lambda item: item[0] not in FIRST)
+        if name not in IGNORED and (name in taken or name not in ours) and value is not None
     }  # fmt: skip
 
 
