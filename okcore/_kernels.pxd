@@ -54,9 +54,10 @@ cdef void preactivations(
     floating *pre,
 ) noexcept nogil
 
-# gradient (P, m) = (or += if add) sum_rows e^T u_hat, e (rows, q, P), u_hat (rows, q, m); `sums` (q, P) is scratch.
+# gradient (P, m) = (or += if add) sum e^T u_hat over `rows` rows, each `every`-th one of e (.., q, P) and u_hat
+# (.., q, m); `sums` (q, P) is scratch.
 cdef void outer_products(
-    int rows, int q, int v, int n, int P, const floating *e, const floating *u_hat, floating *sums,
+    int rows, int every, int q, int v, int n, int P, const floating *e, const floating *u_hat, floating *sums,
     floating *gradient, bint add, int threads,
 ) noexcept nogil
 

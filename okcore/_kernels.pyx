@@ -175,22 +175,22 @@ cdef void preactivations(
 
 
 cdef void outer_products(
-    int rows, int q, int v, int n, int P, const floating *e, const floating *u_hat, floating *sums,
+    int rows, int every, int q, int v, int n, int P, const floating *e, const floating *u_hat, floating *sums,
     floating *gradient, bint add, int threads,
 ) noexcept nogil:
     # (P, rows)(rows, m): 2 rows m P flops, by the same halves
-    cdef int m = v + n + q, row, p
+    cdef int m = v + n + q, lde = every * q * P, ldu = every * q * m, row, p
     cdef floating beta = 1 if add else 0
     cdef floating *bias
     if q == 1:
-        transposed_gemm[floating](P, m, rows, 1, e, P, u_hat, m, beta, gradient, m, threads)
+        transposed_gemm[floating](P, m, rows, 1, e, lde, u_hat, ldu, beta, gradient, m, threads)
         return
-    transposed_gemm[floating](P, v, rows, 1, e, 2 * P, u_hat, 2 * m, beta, gradient, m, threads)
-    transposed_gemm[floating](P, n, rows, 1, e + P, 2 * P, u_hat + m + v, 2 * m, beta, gradient + v, m, threads)
+    transposed_gemm[floating](P, v, rows, 1, e, lde, u_hat, ldu, beta, gradient, m, threads)
+    transposed_gemm[floating](P, n, rows, 1, e + P, lde, u_hat + m + v, ldu, beta, gradient + v, m, threads)
     memset(sums, 0, 2 * P * sizeof(floating))
     for row in range(rows):
         for p in range(2 * P):
-            sums[p] += e[<Py_ssize_t> row * 2 * P + p]
+            sums[p] += e[<Py_ssize_t> row * lde + p]
     for p in range(P):
         bias = gradient + <Py_ssize_t> p * m + v + n
         bias[0] = sums[p] + (bias[0] if add else 0)

@@ -45,6 +45,13 @@ def as_real(name, value, least=None, above=None, below=None):
     return number
 
 
+def as_bool(name, value):
+    """Return `value` as a bool; other values have no truth here."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be a bool, got {describe(value)}")
+    return bool(value)
+
+
 def as_choice(name, value, choices):
     """Return `value` if it is one of `choices`."""
     if not isinstance(value, str) or value not in choices:

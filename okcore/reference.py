@@ -314,6 +314,7 @@ class Estimator:
         self.generators = lane_generators(rng, batch_size)
         self.state = np.zeros((batch_size, cell.state_size), cell.dtype)
         self.carries = [make_carry() for _ in range(batch_size)]
+        self.dh_dx = np.zeros((batch_size, cell.n_hidden, cell.n_in), cell.dtype)  # of the newest step
         self.tape = []  # of steps; a step is a list of (u_hat, D, H, cut) over lanes
 
     def step(self, x, reset=None):
@@ -330,6 +331,8 @@ class Estimator:
         pre = (u_hat @ cell.theta.T).reshape(len(x), cell.n_terms, cell.n_gates, n)
         state, d, c = cell.pointwise(pre, self.state.reshape(len(x), -1, n))
         self.state = state.reshape(len(x), -1)
+        W_x = cell.theta[:, : cell.n_in]
+        self.dh_dx = np.einsum("bgi,giv->biv", d[:, 0, 0], W_x.reshape(-1, n, cell.n_in))
         W_h = cell.theta[:, cell.n_in : cell.n_in + n]
         newest = [(u_hat[b], *dense_jacobians(cell, d[b], c[b], W_h), reset[b]) for b in range(len(x))]
         if hasattr(self.carries[0], "absorb_step"):
@@ -340,17 +343,21 @@ class Estimator:
             self.tape.append(newest)
         return self.state[:, :n].copy()
 
-    def gradient(self, dh):
+    def gradient(self, dh, per_lane=False):
         """Return the gradient of this step's loss, (P, m): sweep the tape back, then contract the carry."""
-        total = np.zeros_like(self.cell.theta)
-        for lane, carry in enumerate(self.carries):
+        lanes = np.zeros((len(dh), *self.cell.theta.shape), self.cell.dtype)
+        for lane, (carry, total) in enumerate(zip(self.carries, lanes, strict=True)):
             delta = np.zeros(self.cell.state_size, self.cell.dtype)
             delta[: self.cell.n_hidden] = dh[lane]
             for u_hat, D, H, cut in (step[lane] for step in reversed(self.tape)):
                 total += (delta @ D).T @ u_hat
                 delta = 0 * delta if cut else delta @ H
             total += carry.contract(delta)
-        return total
+        return lanes if per_lane else lanes.sum(axis=0)
+
+    def input_gradient(self, dh):
+        """Return the gradient of this step's loss by this step's input, (B, n_in): dh D W_x."""
+        return np.einsum("bi,biv->bv", dh, self.dh_dx)
 
     def close_block(self):
         """Hand the block to the carries: terms (Phi D_tau) (x) u_tau, newest first, and the transition Phi."""
@@ -365,7 +372,7 @@ class Estimator:
 
     def reset(self):
         """Start all lanes anew."""
-        self.state[...] = 0
+        self.state[...] = self.dh_dx[...] = 0
         self.tape = []
         self.carries = [self.make_carry() for _ in self.carries]
 

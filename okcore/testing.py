@@ -302,7 +302,7 @@ def _is_made(make):
 
 
 def _is_credit_times_influence(make):
-    """The gradient of a step is its credit times the influence, summed over lanes; reading it changes nothing."""
+    """The gradient of a step is its credit times the influence, lane by lane and summed; reading it changes nothing."""
     for cls in SHAPES:
         cell = _cell(cls)
         estimator = make(cell, 2, 7)
@@ -311,9 +311,11 @@ def _is_credit_times_influence(make):
             credit = np.zeros((2, cell.state_size))
             credit[:, : cell.n_hidden] = dh
             gradient = estimator.gradient(dh)
-            expected = np.einsum("bs,bspm->pm", credit, estimator.influence())
+            lanes = estimator.gradient(dh, per_lane=True)
+            expected = np.einsum("bs,bspm->bpm", credit, estimator.influence())
             size = np.abs(expected).max() + 1e-9
-            _assert_close(f"{cls.__name__}", gradient / size, expected / size, ROUNDING["float64"])
+            _assert_close(f"{cls.__name__}", gradient / size, expected.sum(axis=0) / size, ROUNDING["float64"])
+            _assert_close(f"{cls.__name__}, per lane", lanes / size, expected / size, ROUNDING["float64"])
             _assert_same_bits("gradient, read again", estimator.gradient(dh), gradient)
 
 

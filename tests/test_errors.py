@@ -439,6 +439,15 @@ STEPS = [
               FLOATS, shapes(0, np.s_[:1], np.s_[:, :3], None),
               {"twice as wide": (lambda dh: np.tile(dh, 2), ValueError)}),
     *argument("gradient", "out", lambda c, out: c.est.gradient(c.dh, out=out), OUTPUTS, like="theta"),
+    *argument("gradient per lane", "out", lambda c, out: c.est.gradient(c.dh, out=out, per_lane=True),
+              OUTPUTS, {"summed": (lambda good: good[0], ValueError)}, like="thetas"),
+    *argument("gradient", "out", lambda c, out: c.est.gradient(c.dh, out=out),
+              {"per lane": (lambda good: good, ValueError)}, like="thetas"),
+    *argument("gradient", "per_lane", lambda c, per_lane: c.est.gradient(c.dh, per_lane=per_lane),
+              values(TypeError, 1, None, "yes", [True])),
+    *argument("input_gradient", "dh", lambda c, dh: c.est.input_gradient(dh),
+              FLOATS, shapes(0, np.s_[:1], np.s_[:, :3], None)),
+    *argument("input_gradient", "out", lambda c, out: c.est.input_gradient(c.dh, out=out), OUTPUTS, like="x"),
     *argument("accumulate", "dh", lambda c, dh: c.est.accumulate(dh),
               FLOATS, shapes(0, np.s_[:1], np.s_[:, :3], None)),
     *argument("flush", "out", lambda c, out: c.est.flush(out=out), OUTPUTS, like="theta"),
@@ -471,7 +480,7 @@ LOADS = [
     *entry("est", "steps", values(ValueError, -1), values(TypeError, True)),
     *entry("est", "open_steps", values(ValueError, -1, 99), values(TypeError, 1.0)),
     *entry("est", "credited", values(TYPE_OR_VALUE, "yes")),
-    *(row for name in ("state", "u_hat", "d", "c", "credit", "pending")
+    *(row for name in ("state", "u_hat", "d", "c", "credit", "pending", "input_d", "input_w")
       for row in entry("est", name, FLOATS, shapes(np.s_[1:]))),
     *entry("est", "w", {"of another shape": (lambda _: np.zeros((9, 9)), TYPE_OR_VALUE)}),
     *entry("est", "w_slot", {f"with {value}": (lambda slot, v=value: spoil(slot, v), ValueError) for value in (9, -1)}),
@@ -486,7 +495,8 @@ def estimator_context(name, dtype="float32"):
     masks = {"reset": (B,), "mask": (B,), "resets": (T, B)}
     another = next(kind for kind in LONG if kind != name)
     return SimpleNamespace(
-        est=estimator, theta=estimator.cell.theta.copy(), foreign=running(another, dtype).state_dict(),
+        est=estimator, theta=estimator.cell.theta.copy(), thetas=np.stack([estimator.cell.theta] * B),
+        foreign=running(another, dtype).state_dict(),
         **{word: rng.normal(size=shape).astype(dtype) for word, shape in floats.items()},
         **{word: rng.random(shape) < 0.5 for word, shape in masks.items()},
     )  # fmt: skip

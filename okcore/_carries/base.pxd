@@ -13,7 +13,7 @@ The functions get plain pointers and neither allocate nor raise. They must not l
 lane without returning NOT_FINITE: the engine then zeroes that lane and reports it.
 
 Lanes are absorbed side by side on threads, so whatever a call writes beside its own lane belongs to `thread`, a number
-below `n_threads`. `contract_lanes` is called once for all lanes, from one thread, and may use `n_threads` threads. With
+below `n_threads`. `contract_lanes` is called from one thread, and may use `n_threads` threads. With
 one lane, `lane_threads` threads are free inside `absorb_lane`. Branch to a plain loop where the number is 1: OpenMP
 allocates a team for a prange inside the engine's own, even of one thread.
 """
@@ -36,8 +36,9 @@ ctypedef int (*absorb_function)(Carry carry, const Block *block, const void *Phi
 ctypedef int (*absorb_step_function)(
     Carry carry, const Step *step, const void *d, const void *c, const void *u) noexcept nogil
 
-# gradient (P, m) = (or += if add) sum over lanes of delta J, delta (B, S). Returns FINE.
-ctypedef int (*contract_function)(Carry carry, const void *delta, void *gradient, bint add) noexcept nogil
+# gradient (P, m) = (or += if add) sum over the lanes first .. end - 1 of delta J, delta (B, S). Returns FINE.
+ctypedef int (*contract_function)(
+    Carry carry, int first, int end, const void *delta, void *gradient, bint add) noexcept nogil
 
 cdef enum:
     MOST_ARRAYS = 16

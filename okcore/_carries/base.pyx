@@ -120,15 +120,15 @@ cdef class Carry(Buffers):
         """Return J of a lane, shape (S, P, m), by S contractions."""
         S, P, m = self.sizes.S, self.sizes.P, self.sizes.m
         delta, J = self.view(self.delta, (self.batch_size, S)), np.empty((S, P, m), self.dtype)
-        credit = delta.copy()
+        credit = delta[lane].copy()
         try:
             for s in range(S):
-                delta[...] = 0
+                delta[lane] = 0
                 delta[lane, s] = 1
-                if self.contract_lanes(self, self.delta, address(J[s]), False) != FINE:
+                if self.contract_lanes(self, lane, lane + 1, self.delta, address(J[s]), False) != FINE:
                     break
         finally:
-            delta[...] = credit
+            delta[lane] = credit
         self.raise_failure()
         return J + 0  # -0.0, from a product of 0 and another lane's numbers, becomes 0.0
 
@@ -276,13 +276,20 @@ cdef int absorb_step_in_python(
             return RAISED
 
 
-cdef int contract_in_python(Carry carry, const void *delta, void *gradient, bint add) noexcept nogil:
+cdef int contract_in_python(
+    Carry carry, int first, int end, const void *delta, void *gradient, bint add,
+) noexcept nogil:
     cdef cnp.npy_intp shape[2]
     with gil:
         shape[0], shape[1] = carry.sizes.P, carry.sizes.m
         target = cnp.PyArray_SimpleNewFromData(2, shape, carry.cell.type_number, gradient)
         try:
-            result = np.asarray(carry.contract(read_only(carry.view(delta, (carry.batch_size, carry.sizes.S)))))
+            credit = carry.view(delta, (carry.batch_size, carry.sizes.S))
+            if end - first < carry.batch_size:  # it sums over all lanes: give the others no credit
+                lanes = credit[first:end]
+                credit = np.zeros_like(credit)
+                credit[first:end] = lanes
+            result = np.asarray(carry.contract(read_only(credit)))
             if result.shape != target.shape:
                 raise ValueError(
                     f"{type(carry).__name__}.contract must return an array of shape {target.shape}, got {result.shape}")

@@ -89,11 +89,13 @@ cdef void move_stripe(ExactCarry carry, int thread, int index, const floating *P
     gemm[floating](False, False, S, width, S, 1, Phi, S, stripe, width, 0, J + start, <int> columns)
 
 
-cdef int credit_times_influence(ExactCarry carry, const floating *delta, floating *gradient, bint add) noexcept nogil:
+cdef int credit_times_influence(
+    ExactCarry carry, int first, int end, const floating *delta, floating *gradient, bint add,
+) noexcept nogil:
     # gradient (P m,) = (or +=) delta (S,) J (S, P m): 2 S P m flops per lane, and J is read once
     cdef int lane, S = carry.sizes.S
     cdef Py_ssize_t columns = <Py_ssize_t> carry.sizes.P * carry.sizes.m
-    for lane in range(carry.batch_size):
+    for lane in range(first, end):
         if carry.nonzero[lane]:
             gemm_by_columns[floating](
                 False, 1, <int> columns, S, 1, delta + lane * S, S, <floating *> carry.influence + lane * S * columns,

@@ -142,12 +142,14 @@ cdef void contract_factor(KroneckerCarry carry, int index, const floating *delta
     memcpy(<floating *> carry.in_use_u + <Py_ssize_t> index * m, <floating *> carry.u + term * m, m * sizeof(floating))
 
 
-cdef int credit_times_sum(KroneckerCarry carry, const floating *delta, floating *gradient, bint add) noexcept nogil:
+cdef int credit_times_sum(
+    KroneckerCarry carry, int first, int end, const floating *delta, floating *gradient, bint add,
+) noexcept nogil:
     # gradient (P, m) = (or +=) weight sum_{b, i} (delta_b A_bi)^T u_bi over the terms in use: the factors are read once
     # (memory bound), then one product (P, terms)(terms, m)
     cdef int index, lane, i, terms = 0, P = carry.sizes.P, m = carry.sizes.m
     cdef int threads = threads_of(max(carry.n_threads, carry.lane_threads)), all_threads = threads
-    for lane in range(carry.batch_size):
+    for lane in range(first, end):
         for i in range(terms_in_use(carry, lane)):
             carry.in_use[terms] = lane * carry.rank + i
             terms += 1

@@ -55,11 +55,13 @@ cdef int absorb_own_units(
     return NOT_FINITE
 
 
-cdef int credit_times_own_units(OwnUnitCarry carry, const floating *delta, floating *gradient, bint add) noexcept nogil:
+cdef int credit_times_own_units(
+    OwnUnitCarry carry, int first, int end, const floating *delta, floating *gradient, bint add,
+) noexcept nogil:
     # gradient[(g, i), :] = (or +=) sum over lanes and a of delta[a, i] J[a, g, i, :]
     cdef int k = carry.sizes.k, G = carry.sizes.G, n = carry.sizes.n, m = carry.sizes.m, lane
-    for lane in range(carry.batch_size):
+    for lane in range(first, end):
         own_unit_contract[floating](
             k, G, n, m, delta + lane * k * n, <floating *> carry.J + lane * k * (<Py_ssize_t> G * n * m),
-            add or lane > 0, gradient)
+            add or lane > first, gradient)
     return FINE

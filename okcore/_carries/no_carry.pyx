@@ -15,7 +15,9 @@ cdef class NoCarry(Carry):
         self.contract_lanes = contract_nothing
 
 
-cdef int contract_nothing(Carry carry, const void *delta, void *gradient, bint add) noexcept nogil:
+cdef int contract_nothing(
+    Carry carry, int first, int end, const void *delta, void *gradient, bint add,
+) noexcept nogil:
     if not add:
         memset(gradient, 0, <Py_ssize_t> carry.sizes.P * carry.sizes.m * carry.item)
     return FINE

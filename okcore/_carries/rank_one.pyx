@@ -83,13 +83,15 @@ cdef int absorb_into_product(
     return FINE
 
 
-cdef int credit_times_product(RankOneCarry carry, const floating *delta, floating *gradient, bint add) noexcept nogil:
+cdef int credit_times_product(
+    RankOneCarry carry, int first, int end, const floating *delta, floating *gradient, bint add,
+) noexcept nogil:
     # gradient (P m,) = (or +=) sum_b (delta_b . a_b) w_b
     cdef int lane, S = carry.sizes.S
     cdef floating weight
     cdef Py_ssize_t size = <Py_ssize_t> carry.sizes.P * carry.sizes.m
-    for lane in range(carry.batch_size):
+    for lane in range(first, end):
         weight = <floating> dot_in_double[floating](S, delta + lane * S, <floating *> carry.a + lane * S)
         gemm[floating](False, False, 1, <int> size, 1, 1, &weight, 1, <floating *> carry.w + lane * size, <int> size,
-                       1 if add or lane > 0 else 0, gradient, <int> size)
+                       1 if add or lane > first else 0, gradient, <int> size)
     return FINE

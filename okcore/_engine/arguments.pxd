@@ -17,5 +17,5 @@ cdef cnp.ndarray as_credits(name, value, CellKernel cell, Py_ssize_t T, Py_ssize
 # Bools (B,)
 cdef cnp.ndarray as_lanes(name, value, Py_ssize_t batch_size)
 
-# An array (rows, columns) to write to: `out`, or a new one if it is None
-cdef cnp.ndarray as_output(out, CellKernel cell, Py_ssize_t rows, Py_ssize_t columns)
+# An array (a, b, c)[:axes] to write to: `out`, or a new one if it is None
+cdef cnp.ndarray as_output(out, CellKernel cell, int axes, Py_ssize_t a, Py_ssize_t b, Py_ssize_t c)

@@ -84,11 +84,11 @@ cdef cnp.ndarray as_lanes(name, value, Py_ssize_t batch_size):
     return _validation.as_mask(name, value, (batch_size,))
 
 
-cdef cnp.ndarray as_output(out, CellKernel cell, Py_ssize_t rows, Py_ssize_t columns):
-    cdef cnp.npy_intp shape[2]
+cdef cnp.ndarray as_output(out, CellKernel cell, int axes, Py_ssize_t a, Py_ssize_t b, Py_ssize_t c):
+    cdef cnp.npy_intp shape[3]
     if out is None:
-        shape[0], shape[1] = rows, columns
-        return cnp.PyArray_EMPTY(2, shape, cell.type_number, 0)
-    if not (fits(out, cell.type_number, 2, rows, columns, 0) and cnp.PyArray_ISWRITEABLE(<cnp.ndarray> out)):
-        _validation.check_output(out, (rows, columns), cell.dtype)
+        shape[0], shape[1], shape[2] = a, b, c
+        return cnp.PyArray_EMPTY(axes, shape, cell.type_number, 0)
+    if not (fits(out, cell.type_number, axes, a, b, c) and cnp.PyArray_ISWRITEABLE(<cnp.ndarray> out)):
+        _validation.check_output(out, (a, b, c)[:axes], cell.dtype)
     return out

@@ -59,6 +59,8 @@ cdef class Engine(Buffers):
     cdef readonly tuple generators       # one numpy Generator per lane
     cdef Sizes sizes                     # the cell's
     cdef void *state                     # (B, S)
+    cdef void *input_d                   # (B, G, n) of the newest step: dh / dpre of the term that holds x
+    cdef void *input_w                   # (P, v) the W_x it used
     cdef void *pending                   # (P, m) gradient of credits whose block has closed
     cdef bint has_pending                # False: pending is zero
     cdef bint in_use                     # a thread is inside a call
@@ -84,6 +86,8 @@ cdef class Engine(Buffers):
         self.carry, self.generators = carry, generators
 
         self.state = address(self.keep_zeros("state", (B, self.sizes.S), None))
+        self.input_d = address(self.keep_zeros("input_d", (B, self.sizes.G, self.sizes.n), None))
+        self.input_w = address(self.keep_zeros("input_w", (self.sizes.P, self.sizes.v), None))
         self.pending = address(self.keep_zeros("pending", (self.sizes.P, self.sizes.m), None))
         self.infos = <int *> self.reserve((B,), np.intc)
         self.bit_generators = <bitgen_t **> malloc(B * sizeof(bitgen_t *))
@@ -158,7 +162,7 @@ cdef class Engine(Buffers):
             if reset is not None:
                 reset = as_lanes("reset", reset, self.batch_size)
                 step.reset = <unsigned char *> cnp.PyArray_DATA(<cnp.ndarray> reset)
-            hidden = as_output(out, self.cell, self.batch_size, self.sizes.n)
+            hidden = as_output(out, self.cell, 2, self.batch_size, self.sizes.n, 0)
             with nogil:
                 self.take_step(&step)
                 self.copy_hidden(cnp.PyArray_DATA(hidden))
@@ -166,35 +170,80 @@ cdef class Engine(Buffers):
         finally:
             self.leave()
 
-    def gradient(self, dh, out=None):
-        """Return the gradient of this step's loss with respect to theta, summed over lanes.
+    def gradient(self, dh, out=None, per_lane=False):
+        """Return the gradient of this step's loss with respect to theta, summed over lanes or one per lane.
 
         Parameters
         ----------
         dh : (B, n_hidden) array
             dloss/dh of this step.
-        out : (P, m) array, optional
+        out : (P, m) or (B, P, m) array, optional
             Where to write the gradient.
+        per_lane : bool
+            Return each lane's gradient, (B, P, m), as eligibility traces need it.
 
         Returns
         -------
-        (P, m) array
+        (P, m) or (B, P, m) array
             A fresh array, or `out`. Zeros before the first step; a lane that was reset since the last
             step adds nothing.
 
         Notes
         -----
         Pure: it may be called any number of times. The open block is swept exactly, O(K P n) per lane, and
-        the carry is contracted once.
+        the carry is contracted once. A carry in NumPy is contracted once per lane if `per_lane`.
         """
         cdef cnp.ndarray credit, gradient
+        cdef bint apart
         self.enter()
         try:
             credit = as_credits("dh", dh, self.cell, -1, self.batch_size)
-            gradient = as_output(out, self.cell, self.sizes.P, self.sizes.m)
+            apart = _validation.as_bool("per_lane", per_lane)
+            if apart:
+                gradient = as_output(out, self.cell, 3, self.batch_size, self.sizes.P, self.sizes.m)
+            else:
+                gradient = as_output(out, self.cell, 2, self.sizes.P, self.sizes.m, 0)
             with nogil:
-                self.sweep(cnp.PyArray_DATA(credit), cnp.PyArray_DATA(gradient), False)
+                self.sweep(cnp.PyArray_DATA(credit), cnp.PyArray_DATA(gradient), apart, False)
             return gradient
+        finally:
+            self.leave()
+
+    def input_gradient(self, dh, out=None):
+        """Return the gradient of this step's loss with respect to this step's input: same-step only.
+
+        Only the last step's input counts. What earlier inputs did to the loss by way of the state is left out: unlike
+        theta, each of them is a variable of its own, which no influence matrix follows.
+
+        Parameters
+        ----------
+        dh : (B, n_hidden) array
+            dloss/dh of this step.
+        out : (B, n_in) array, optional
+            Where to write the gradient.
+
+        Returns
+        -------
+        (B, n_in) array
+            A fresh array, or `out`; for a symbol, the gradient with respect to its one-hot row. Zeros before the first
+            step, and for a lane that was reset since the last step.
+
+        Notes
+        -----
+        Exact for every estimator, and pure: W_x is that of the step, whatever was written into theta since. 2 B P n_in
+        flops.
+        """
+        cdef cnp.ndarray credit, dx
+        self.enter()
+        try:
+            credit = as_credits("dh", dh, self.cell, -1, self.batch_size)
+            dx = as_output(out, self.cell, 2, self.batch_size, self.sizes.v, 0)
+            with nogil:
+                self.tape.sweep_to_input(self.tape, cnp.PyArray_DATA(credit), self.input_d, self.input_w,
+                                         cnp.PyArray_DATA(dx), threads_of(self.n_threads))
+            if not self.cell.all_finite(cnp.PyArray_SIZE(dx), cnp.PyArray_DATA(dx)):
+                raise FloatingPointError(f"the gradient by the input is not finite at step {self.steps}")
+            return dx
         finally:
             self.leave()
 
@@ -242,7 +291,7 @@ cdef class Engine(Buffers):
         cdef cnp.ndarray gradient
         self.enter()
         try:
-            gradient = as_output(out, self.cell, self.sizes.P, self.sizes.m)
+            gradient = as_output(out, self.cell, 2, self.sizes.P, self.sizes.m, 0)
             with nogil:
                 self.flush_into(cnp.PyArray_DATA(gradient))
             return gradient
@@ -292,7 +341,7 @@ cdef class Engine(Buffers):
                 resets = _validation.as_mask("resets", resets, (T, self.batch_size))
                 step.reset = <unsigned char *> cnp.PyArray_DATA(<cnp.ndarray> resets)
             hidden = np.empty((T, self.batch_size, self.sizes.n), self.cell.dtype)
-            gradient = as_output(None, self.cell, self.sizes.P, self.sizes.m)
+            gradient = as_output(None, self.cell, 2, self.sizes.P, self.sizes.m, 0)
             h = <char *> cnp.PyArray_DATA(hidden)
             with nogil:
                 while t < T:
@@ -350,11 +399,24 @@ cdef class Engine(Buffers):
             self.reset_lanes(step.reset)
         memcpy(self.state, self.tape.state_next, self.batch_size * self.sizes.S * self.cell.item)
         self.steps += 1
+        self.note_input(slot, step.same_theta)
         if self.carry.is_local():
             self.absorb_lanes()
         else:
             self.tape.commit_step(slot)
         return 0
+
+    cdef void note_input(self, int slot, bint same_theta) noexcept nogil:
+        # Keep what `input_gradient` needs of the newest step, for when its block is closed or theta has changed
+        cdef Sizes sizes = self.sizes
+        cdef Py_ssize_t item = self.cell.item, size = sizes.P * item, lane, row
+        for lane in range(self.batch_size):
+            memcpy(<char *> self.input_d + lane * size,
+                   <char *> self.tape.d + (slot * self.batch_size + lane) * sizes.q * sizes.k * size, size)
+        if not same_theta:
+            for row in range(sizes.P):
+                memcpy(<char *> self.input_w + row * sizes.v * item,
+                       <char *> self.cell.theta_data + row * sizes.m * item, sizes.v * item)
 
     cdef void copy_hidden(self, void *h) noexcept nogil:
         cdef Py_ssize_t row = self.sizes.n * self.cell.item, state_row = self.sizes.S * self.cell.item
@@ -364,17 +426,23 @@ cdef class Engine(Buffers):
 
     # ---- gradients -----------------------------------------------------------------------------------------------
 
-    cdef int sweep(self, const void *dh, void *gradient, bint add) except -1 nogil:
-        # gradient = credit . J for dh at the newest step, or for the tape's credits if dh is NULL; or += if add
+    cdef int sweep(self, const void *dh, void *gradient, bint per_lane, bint add) except -1 nogil:
+        # gradient = credit . J for dh at the newest step, or for the tape's credits if dh is NULL; or += if add.
+        # (P, m), or (B, P, m) if per_lane
         cdef Py_ssize_t size = <Py_ssize_t> self.sizes.P * self.sizes.m
+        cdef int sums = self.batch_size if per_lane else 1, together = self.batch_size // sums, i
         cdef void *delta = self.carry.delta
-        self.tape.sweep(self.tape, dh, delta, gradient, add, self.carry.absorb_lane != NULL, threads_of(self.n_threads))
-        if self.carry.contract_lanes(self.carry, delta, gradient, add or self.tape.open_steps > 0) != FINE:
-            if gradient == self.pending:  # it has the tape's part already: half a gradient must not stay
-                memset(self.pending, 0, size * self.cell.item)
-            with gil:
-                self.carry.raise_failure()
-        if not self.cell.all_finite(size, gradient):
+        self.tape.sweep(self.tape, dh, delta, gradient, per_lane, add, self.carry.absorb_lane != NULL,
+                        threads_of(self.n_threads))
+        for i in range(sums):
+            if self.carry.contract_lanes(self.carry, i * together, (i + 1) * together, delta,
+                                         <char *> gradient + i * size * self.cell.item,
+                                         add or self.tape.open_steps > 0) != FINE:
+                if gradient == self.pending:  # it has the tape's part already: half a gradient must not stay
+                    memset(self.pending, 0, size * self.cell.item)
+                with gil:
+                    self.carry.raise_failure()
+        if not self.cell.all_finite(sums * size, gradient):
             if gradient == self.pending:  # these credits have no gradient, and must not spoil the next one
                 memset(self.pending, 0, size * self.cell.item)
             with gil:
@@ -391,13 +459,13 @@ cdef class Engine(Buffers):
             self.tape.add_credit(self.tape, dh)
             return 0
         self.has_pending = True
-        return self.sweep(dh, self.pending, True)  # the newest step, if there is one, is not on the tape
+        return self.sweep(dh, self.pending, False, True)  # the newest step, if there is one, is not on the tape
 
     cdef int sweep_credits(self) except -1 nogil:
         if self.tape.credited:
             try:
                 self.has_pending = True
-                self.sweep(NULL, self.pending, True)
+                self.sweep(NULL, self.pending, False, True)
             finally:
                 self.tape.forget_credits()
         return 0
@@ -406,7 +474,7 @@ cdef class Engine(Buffers):
         cdef Py_ssize_t size = <Py_ssize_t> self.sizes.P * self.sizes.m * self.cell.item
         if self.tape.credited and not self.has_pending:  # straight into the gradient: it is large
             try:
-                self.sweep(NULL, gradient, False)
+                self.sweep(NULL, gradient, False, False)
             finally:
                 self.tape.forget_credits()
             return 0
@@ -458,7 +526,7 @@ cdef class Engine(Buffers):
 
     cdef int reset_lanes(self, const unsigned char *mask) except -1 nogil:
         # Whatever raises, the reset is done; then the exception reaches the caller.
-        cdef Py_ssize_t row = self.sizes.S * self.cell.item
+        cdef Py_ssize_t row = self.sizes.S * self.cell.item, size = self.sizes.P * self.cell.item
         cdef int lane, n_reset = 0
         cdef bint all_lanes
         for lane in range(self.batch_size):
@@ -473,6 +541,7 @@ cdef class Engine(Buffers):
             for lane in range(self.batch_size):
                 if mask[lane]:
                     memset(<char *> self.state + lane * row, 0, row)
+                    memset(<char *> self.input_d + lane * size, 0, size)
                     if all_lanes or self.carry.is_local():
                         self.carry.zero_lane(lane)
                     else:
@@ -489,13 +558,11 @@ cdef class Engine(Buffers):
         cdef cnp.ndarray gradient = np.empty((self.sizes.P, self.sizes.m), self.dtype)
         cdef Py_ssize_t size = <Py_ssize_t> self.sizes.P * self.sizes.m
         delta = self.carry.view(self.carry.delta, (self.batch_size, self.sizes.S))
-        credits, lanes = delta.copy(), []
+        lanes = []
         for lane in range(self.batch_size):
-            delta[...] = 0
-            delta[lane] = credits[lane]
-            self.carry.contract_lanes(self.carry, self.carry.delta, cnp.PyArray_DATA(gradient), False)
+            self.carry.contract_lanes(self.carry, lane, lane + 1, self.carry.delta, cnp.PyArray_DATA(gradient), False)
             self.carry.raise_failure()
-            if not (np.isfinite(credits[lane]).all() and self.cell.all_finite(size, cnp.PyArray_DATA(gradient))):
+            if not (np.isfinite(delta[lane]).all() and self.cell.all_finite(size, cnp.PyArray_DATA(gradient))):
                 lanes.append(lane)
         return lanes
 

@@ -14,11 +14,16 @@ ctypedef int (*compute_step_function)(Tape tape, const Input *step, const void *
 # Add dh (B, n) to the newest step's credit.
 ctypedef void (*add_credit_function)(Tape tape, const void *dh) noexcept nogil
 
-# gradient (P, m) = (or += if add) the tape's part for dh (B, n) at the newest step, or for the stored credits if dh is
-# NULL. delta (B, S) becomes what is left of the credit at the block's start, if `reach_back`. With no open step,
-# gradient is left as it is.
+# gradient = (or += if add) the tape's part for dh (B, n) at the newest step, or for the stored credits if dh is NULL:
+# (P, m), or (B, P, m) if per_lane. delta (B, S) becomes what is left of the credit at the block's start, if
+# `reach_back`. With no open step, gradient is left as it is.
 ctypedef void (*sweep_function)(
-    Tape tape, const void *dh, void *delta, void *gradient, bint add, bint reach_back, int threads) noexcept nogil
+    Tape tape, const void *dh, void *delta, void *gradient, bint per_lane, bint add, bint reach_back, int threads,
+) noexcept nogil
+
+# dx (B, v) = (dh D) W_x, dh (B, n), for the h rows d (B, G, n) of a step's D and the W_x (P, v) it used.
+ctypedef void (*sweep_to_input_function)(
+    Tape tape, const void *dh, const void *d, const void *W_x, void *dx, int threads) noexcept nogil
 
 # The steps of block.lane as terms u (n_terms, m), A (n_terms, S, P), newest first; fills in alive and n_terms. Returns
 # the transition Phi (S, S), a matrix inside phi (2, S, S); NULL if the lane was reset. dense (S, n) is scratch.
@@ -56,6 +61,7 @@ cdef class Tape(Buffers):
     cdef compute_step_function compute_step
     cdef add_credit_function add_credit
     cdef sweep_function sweep
+    cdef sweep_to_input_function sweep_to_input
     cdef lane_terms_function lane_terms
 
     # Make the step in slot `source` the newest one on the tape.

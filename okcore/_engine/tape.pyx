@@ -16,6 +16,7 @@ from okcore._kernels cimport (
     credit_times_immediate,
     credit_times_jacobian,
     dense_part,
+    gemm_by_columns,
     immediate_factor,
     outer_products,
     part_start,
@@ -154,9 +155,7 @@ cdef class Tape(Buffers):
         for name, blocks in self.cell._always_zero:
             if checked[name][blocks].any():
                 raise ValueError(f"{name} is no tape of {type(self.cell).__name__}: what is always zero is not")
-        if not isinstance(state["credited"], (bool, np.bool_)):
-            raise TypeError(f"credited must be a bool, got {_validation.describe(state['credited'])}")
-        checked["credited"] = bool(state["credited"])
+        checked["credited"] = _validation.as_bool("credited", state["credited"])
         return checked
 
     def restore(self, checked):
@@ -174,6 +173,7 @@ cdef void bind(Tape tape, floating *_) noexcept:
     tape.compute_step = <compute_step_function> step_all_lanes[floating]
     tape.add_credit = <add_credit_function> credit_newest_step[floating]
     tape.sweep = <sweep_function> sweep_back[floating]
+    tape.sweep_to_input = <sweep_to_input_function> sweep_input[floating]
     tape.lane_terms = <lane_terms_function> collect_terms[floating]
 
 
@@ -279,12 +279,13 @@ cdef void credit_newest_step(Tape tape, const floating *dh) noexcept nogil:
 
 
 cdef void sweep_back(
-    Tape tape, const floating *dh, floating *delta, floating *gradient, bint add, bint reach_back, int threads,
+    Tape tape, const floating *dh, floating *delta, floating *gradient, bint per_lane, bint add, bint reach_back,
+    int threads,
 ) noexcept nogil:
     # delta <- credit; for tau = newest .. oldest: e_tau = delta D_tau, delta <- delta H_tau (2 B P n flops).
-    # Then gradient (P, m) = (or +=) sum_tau e_tau^T u_hat_tau, one product over all steps, terms and lanes.
+    # Then gradient = (or +=) sum_tau e_tau^T u_hat_tau, one product over all steps, terms and lanes, or one per lane.
     cdef Sizes sizes = tape.cell.sizes
-    cdef int B = tape.batch_size, open_steps = tape.open_steps, part, parts
+    cdef int B = tape.batch_size, open_steps = tape.open_steps, sums = B if per_lane else 1, i, part, parts
     parts = parts_that_pay(B, MR_TAIL, <Py_ssize_t> open_steps * B * sizes.P * sizes.n, threads)
     if parts == 1:
         sweep_lanes[floating](tape, 0, B, dh, delta, reach_back)
@@ -293,8 +294,12 @@ cdef void sweep_back(
             sweep_lanes[floating](tape, part_start(B, MR_TAIL, part, parts),
                                   part_start(B, MR_TAIL, part + 1, parts), dh, delta, reach_back)
     if open_steps > 0:
-        outer_products[floating](open_steps * B, sizes.q, sizes.v, sizes.n, sizes.P, <floating *> tape.e,
-                                 <floating *> tape.u_hat, <floating *> tape.pre, gradient, add, threads)
+        for i in range(sums):  # of every `sums`-th row, from row i on
+            outer_products[floating](
+                open_steps * B // sums, sums, sizes.q, sizes.v, sizes.n, sizes.P,
+                <floating *> tape.e + <Py_ssize_t> i * sizes.q * sizes.P,
+                <floating *> tape.u_hat + <Py_ssize_t> i * sizes.q * sizes.m, <floating *> tape.pre,
+                gradient + <Py_ssize_t> i * sizes.P * sizes.m, add, threads)
 
 
 cdef void sweep_lanes(
@@ -335,6 +340,17 @@ cdef void sweep_lanes(
                 memset(now + lane * S, 0, S * sizeof(floating))
     if now != delta:
         memcpy(delta, now, <Py_ssize_t> lanes * S * sizeof(floating))
+
+
+cdef void sweep_input(
+    Tape tape, const floating *dh, const floating *d, const floating *W_x, floating *dx, int threads,
+) noexcept nogil:
+    # (B, P)(P, v): 2 B P v flops. tape.e is scratch, as it is between two sweeps.
+    cdef Sizes sizes = tape.cell.sizes
+    cdef floating *e = <floating *> tape.e
+    credit_times_immediate[floating](tape.batch_size, 1, 1, sizes.G, sizes.n, dh, d, e)
+    gemm_by_columns[floating](
+        False, tape.batch_size, sizes.v, sizes.P, 1, e, sizes.P, W_x, sizes.v, 0, dx, sizes.v, threads)
 
 
 cdef const floating *collect_terms(
