@@ -8,6 +8,7 @@ What you call
     estimators.py       the algorithms, and Estimator for your own
     kron.py             sums of Kronecker products by themselves
     readouts.py, optimizers.py, trainer.py, tasks/      learning online
+    torch.py            torch.nn.RNN, LSTM and GRU with these gradients; imported by name, needs PyTorch
     testing.py          check_cell, check_estimator: the contract of your own cells and algorithms
     reference.py        all of the mathematics in plain NumPy: read this first
 

@@ -19,6 +19,8 @@ MODULES.remove("okcore.__main__")
 
 @pytest.mark.parametrize("name", MODULES)
 def test_docstring_examples(name):
+    if name == "okcore.torch":
+        pytest.importorskip("torch")
     assert doctest.testmod(importlib.import_module(name)).failed == 0
 
 
@@ -46,6 +48,14 @@ def test_public_names_are_documented(name):
     if inspect.isclass(thing) and "Parameters" in thing.__doc__ and inspect.isfunction(vars(thing).get("__init__")):
         for argument in inspect.signature(thing).parameters:
             assert re.search(rf"\b{argument}\b", thing.__doc__), argument
+
+
+def test_the_code_of_pytorch_runs():
+    pytest.importorskip("torch")
+    names = {}
+    for code in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "pytorch.md").read_text(), re.DOTALL):
+        exec(compile(code, "docs/pytorch.md", "exec"), names)
+    assert names["losses"][-1] < 0.1 < names["losses"][0]  # it learned what is to be predicted
 
 
 def test_the_classes_of_extending_run():

@@ -69,6 +69,15 @@ def test_examples_run(capsys):
     assert capsys.readouterr().out
 
 
+def test_an_encoder_learns():
+    learned, fixed = load("encoder").main(steps=600)
+    assert learned < 0.3 < 0.9 < fixed
+
+
+def test_an_actor_critic_remembers():
+    assert load("actor_critic").main(steps=1500) > 0.9
+
+
 def test_errors_of_a_users_cell_name_what_is_wrong():
     def cell_that_returns(result):
         class Broken(okcore.Cell):
