@@ -36,15 +36,15 @@ def initial_values(shape, n_hidden, init, scale, rng):
     return generator.normal(0, scale, shape) if init == "normal" else np.zeros(shape)
 
 
-def lane_generators(rng, batch_size):
-    """Return one PCG64 Generator per lane, the children of `rng`'s seed."""
-    if isinstance(rng, np.random.Generator):  # as in NumPy, a Generator counts its children
-        children = as_seed_sequence(rng).spawn(batch_size)
+def lane_generators(rng, batch_size, first_lane=0):
+    """Return one PCG64 Generator per lane, from child `first_lane` of `rng`'s seed on."""
+    if isinstance(rng, np.random.Generator):  # as in NumPy, a Generator counts its children, those before these too
+        children = as_seed_sequence(rng).spawn(first_lane + batch_size)[first_lane:]
     else:
         seed = as_seed_sequence(rng)
         children = [
             np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, lane), pool_size=seed.pool_size)
-            for lane in range(batch_size)
+            for lane in range(first_lane, first_lane + batch_size)
         ]
     return [np.random.Generator(np.random.PCG64(child)) for child in children]
 

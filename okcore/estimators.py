@@ -31,10 +31,12 @@ SHARED = """
         does: BLAS threads under lane threads are slow.
     update_every : int
         How often gradients are wanted; a hint for ``block="auto"`` only.
+    first_lane : int
+        Number of the first lane in a batch that is spread over several estimators, in processes of their own, say.
 """
 RNG = """
     rng : int, SeedSequence, Generator or None
-        Lane b draws from child b of its seed.
+        Lane b draws from child ``first_lane + b`` of its seed.
 """
 
 
@@ -53,11 +55,11 @@ class Estimator(Engine):
     block : int
         Steps K on the tape between two absorbs; 1 for a local carry.
     {rng}
-    n_threads, update_every : int
+    n_threads, update_every, first_lane : int
 
     Attributes
     ----------
-    cell, carry, block, batch_size, n_threads
+    cell, carry, block, batch_size, n_threads, first_lane
     steps : int
         Time steps taken.
     generators : tuple of numpy.random.Generator
@@ -72,7 +74,7 @@ class Estimator(Engine):
     # Is the gradient "exact", "unbiased" or "biased"? The tests check the first two.
     quality = "biased"
 
-    def __init__(self, cell, carry, block, rng=None, n_threads=1, update_every=1):
+    def __init__(self, cell, carry, block, rng=None, n_threads=1, update_every=1, first_lane=0):
         _validation.as_instance("cell", cell, Cell)
         _validation.as_instance("carry", carry, Carry)
         if carry.cell is not cell:
@@ -80,10 +82,12 @@ class Estimator(Engine):
         block = _validation.as_int("block", block, 1)
         n_threads = _validation.as_int("n_threads", n_threads, 1)
         self.update_every = _validation.as_int("update_every", update_every, 1)
-        super().__init__(cell, carry, block, tuple(lane_generators(rng, carry.batch_size)), n_threads)
+        self.first_lane = _validation.as_int("first_lane", first_lane, 0)
+        generators = tuple(lane_generators(rng, carry.batch_size, self.first_lane))
+        super().__init__(cell, carry, block, generators, n_threads)
 
     @classmethod
-    def from_options(cls, cell, options, rng=None):
+    def from_options(cls, cell, options, rng=None, first_lane=0):
         """Make the estimator from the options of a run.
 
         Parameters
@@ -95,12 +99,15 @@ class Estimator(Engine):
             missing (older runs do not have all of them), its argument's default holds.
         rng : int, SeedSequence, Generator or None
             For the algorithms that draw.
+        first_lane : int
         """
         arguments = {argument: options[option] for option, (argument, _) in cls.options.items() if option in options}
         if "block" in cls.options and options["block"] == "auto" and cls.auto_block is not None:
             arguments[cls.options["block"][0]] = cls.auto_block
         if "rng" in inspect.signature(cls).parameters:
             arguments["rng"] = rng
+        if first_lane > 0:  # a class of one's own need not take it
+            arguments["first_lane"] = first_lane
         return cls(
             cell, **arguments,
             batch_size=options["batch"], n_threads=options["threads"], update_every=options["update_every"],
@@ -167,7 +174,7 @@ class Estimator(Engine):
             "algorithm": type(self).__name__, "cell": type(cell).__name__, "dtype": cell.dtype.name,
             "n_in": cell.n_in, "n_hidden": cell.n_hidden, "batch_size": self.batch_size, "block": self.block,
         }
-        left_out = {"n_threads", "update_every", "carry"}  # speed only; an object
+        left_out = {"n_threads", "update_every", "first_lane", "carry"}  # speed; streams are in the state; an object
         arguments = {f"argument.{name}": value for name, value in self._config().items() if name not in left_out}
         return identity | {"carry": type(self.carry).__name__} | arguments
 
@@ -292,7 +299,7 @@ class OK(Estimator):
 
     def __init__(
         self, cell, rank, block="auto", mixing="signs", batch_size=1, rng=None, n_threads=1, update_every=1,
-        tolerance=None,
+        tolerance=None, first_lane=0,
     ):  # fmt: skip
         _validation.as_instance("cell", cell, Cell)
         rank = _validation.as_int("rank", rank, 1)
@@ -304,7 +311,7 @@ class OK(Estimator):
             block = choose_block("ok", block, cell, rank=rank, update_every=every)
         block = _validation.as_int("block", block, 1)
         carry = OptimalKroneckerSumCarry(cell, batch_size, rank, mixing, self.tolerance)
-        super().__init__(cell, carry, block, rng, n_threads, update_every)
+        super().__init__(cell, carry, block, rng, n_threads, update_every, first_lane)
 
     @property
     def rank(self):
@@ -346,13 +353,13 @@ class RTRL(Estimator):
     quality = "exact"
     options = {"block": ("block", "steps per block; 1 is the textbook algorithm, n^4")}
 
-    def __init__(self, cell, block="auto", batch_size=1, n_threads=1, update_every=1):
+    def __init__(self, cell, block="auto", batch_size=1, n_threads=1, update_every=1, first_lane=0):
         _validation.as_instance("cell", cell, Cell)
         batch_size = _validation.as_int("batch_size", batch_size, 1)
         if isinstance(block, str):
             block = choose_block("rtrl", block, cell, update_every=_validation.as_int("update_every", update_every, 1))
         block = _validation.as_int("block", block, 1)
-        super().__init__(cell, ExactCarry(cell, batch_size), block, 0, n_threads, update_every)
+        super().__init__(cell, ExactCarry(cell, batch_size), block, 0, n_threads, update_every, first_lane)
 
 
 @algorithm("kf-rtrl")
@@ -383,11 +390,11 @@ class KFRTRL(Estimator):
     options = {"rank": ("copies", "copies that are averaged"), "block": ("block", "steps per compression")}
     auto_block = 1
 
-    def __init__(self, cell, copies=1, block=1, batch_size=1, rng=None, n_threads=1, update_every=1):
+    def __init__(self, cell, copies=1, block=1, batch_size=1, rng=None, n_threads=1, update_every=1, first_lane=0):
         _validation.as_instance("cell", cell, Cell)
         copies = _validation.as_int("copies", copies, 1)
         carry = RandomSignCarry(cell, _validation.as_int("batch_size", batch_size, 1), copies)
-        super().__init__(cell, carry, block, rng, n_threads, update_every)
+        super().__init__(cell, carry, block, rng, n_threads, update_every, first_lane)
 
     @property
     def copies(self):
@@ -416,10 +423,10 @@ class UORO(Estimator):
 
     quality = "unbiased"
 
-    def __init__(self, cell, batch_size=1, rng=None, n_threads=1, update_every=1):
+    def __init__(self, cell, batch_size=1, rng=None, n_threads=1, update_every=1, first_lane=0):
         _validation.as_instance("cell", cell, Cell)
         carry = RankOneCarry(cell, _validation.as_int("batch_size", batch_size, 1))
-        super().__init__(cell, carry, 1, rng, n_threads, update_every)
+        super().__init__(cell, carry, 1, rng, n_threads, update_every, first_lane)
 
 
 @algorithm("snap1")
@@ -442,10 +449,10 @@ class SnAp1(Estimator):
     learning with a sparse approximation. ICLR, arXiv 2006.07232.
     """
 
-    def __init__(self, cell, batch_size=1, n_threads=1, update_every=1):
+    def __init__(self, cell, batch_size=1, n_threads=1, update_every=1, first_lane=0):
         _validation.as_instance("cell", cell, Cell)
         carry = OwnUnitCarry(cell, _validation.as_int("batch_size", batch_size, 1))
-        super().__init__(cell, carry, 1, 0, n_threads, update_every)
+        super().__init__(cell, carry, 1, 0, n_threads, update_every, first_lane)
 
 
 @algorithm("tbptt")
@@ -482,11 +489,11 @@ class TBPTT(Estimator):
     options = {"block": ("horizon", "the horizon")}
     auto_block = 25
 
-    def __init__(self, cell, horizon, batch_size=1, n_threads=1, update_every=1):
+    def __init__(self, cell, horizon, batch_size=1, n_threads=1, update_every=1, first_lane=0):
         _validation.as_instance("cell", cell, Cell)
         horizon = _validation.as_int("horizon", horizon, 1)
         carry = NoCarry(cell, _validation.as_int("batch_size", batch_size, 1))
-        super().__init__(cell, carry, horizon, 0, n_threads, update_every)
+        super().__init__(cell, carry, horizon, 0, n_threads, update_every, first_lane)
 
     @property
     def horizon(self):

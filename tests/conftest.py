@@ -12,11 +12,11 @@ CELLS = {cls.__name__: cls for cls in cells.CELLS.values()}
 
 
 def maker(name, **options):
-    """Return make(cell, batch_size, rng, n_threads, update_every) for a registered estimator with small options."""
+    """Return make(cell, batch_size, rng, n_threads, update_every, first_lane) for a registered estimator, small."""
 
-    def make(cell, batch_size=2, rng=7, n_threads=1, update_every=1):
+    def make(cell, batch_size=2, rng=7, n_threads=1, update_every=1, first_lane=0):
         small = {"rank": 3, "block": 4, "batch": batch_size, "threads": n_threads, "update_every": update_every}
-        return estimators.ESTIMATORS[name].from_options(cell, small | options, rng)
+        return estimators.ESTIMATORS[name].from_options(cell, small | options, rng, first_lane)
 
     return make
 

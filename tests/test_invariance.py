@@ -173,6 +173,38 @@ def test_seeds():
         assert trace(make(legacy)) is not None
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", EVERY_ESTIMATOR)
+def test_the_lanes_of_a_batch_can_be_spread_over_estimators(kind, dtype):
+    cell = make_cell("GRU", dtype=dtype)
+    whole = EVERY_ESTIMATOR[kind](cell, 16)
+    parts = [EVERY_ESTIMATOR[kind](cell, 8, first_lane=first) for first in (0, 8)]
+    halves = slice(0, 8), slice(8, 16)
+    for x, _, reset in stream(cell, 23, 16, reset_rate=0.2):
+        found = [part.step(x[half], reset[half]) for part, half in zip(parts, halves, strict=True)]
+        assert np.concatenate(found).tobytes() == whole.step(x, reset).tobytes()
+        assert np.concatenate([part.influence() for part in parts]).tobytes() == whole.influence().tobytes()
+    if kind in RANDOM:
+        last = [generator.random() for part in parts for generator in part.generators]
+        assert last == [generator.random() for generator in whole.generators]
+
+
+def test_first_lanes():
+    cell = make_cell("RHN")
+    with pytest.raises(ValueError, match="first_lane must be at least 0, got -1"):
+        okcore.OK(cell, 2, first_lane=-1)
+    for estimator in RANDOM.values():
+        def draw(rng, estimator=estimator, **options):
+            return [generator.random() for generator in estimator(cell, rng=rng, **options).generators]
+
+        for seed in 3, np.random.SeedSequence(3), np.random.default_rng(3):
+            assert draw(seed, batch_size=2, first_lane=3) == draw(3, batch_size=5)[3:]
+        copied = estimator(cell, first_lane=3).clone()
+        assert copied.first_lane == 3
+        copied.load_state_dict(estimator(cell).state_dict())  # the streams move with the state
+        assert [generator.random() for generator in copied.generators] == draw(7)
+
+
 @pytest.mark.parametrize("name", CELLS)
 @pytest.mark.parametrize("kind", EVERY_ESTIMATOR)
 def test_clone_and_state_dict_go_on_bitwise(kind, name):
