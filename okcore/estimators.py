@@ -40,6 +40,10 @@ RNG = """
 """
 
 
+# The axis of the lanes in a state's arrays; those of the carry have it first. What the lanes share is not here.
+LANE_AXIS = {"state": 0, "rng": 0, "u_hat": 1, "d": 1, "c": 1, "cut": 1, "credit": 1}
+
+
 @fill(rng=RNG)
 class Estimator(Engine):
     """Base class: an engine with a carry, and the copying and saving that all algorithms share.
@@ -62,6 +66,9 @@ class Estimator(Engine):
     cell, carry, block, batch_size, n_threads, first_lane
     steps : int
         Time steps taken.
+    block_goes_on : bool
+        Set this before a step that resets all lanes here, but not all of the batch that is spread over several
+        estimators: blocks restart only where all lanes are reset.
     generators : tuple of numpy.random.Generator
         One per lane.
     """
@@ -229,9 +236,72 @@ class Estimator(Engine):
         set_states(self.generators, arrays["rng"])
         self._restore(steps)
 
+    @staticmethod
+    def join_lanes(states):
+        """Return the state of one estimator with the lanes of several: the opposite of `take_lanes`.
+
+        Parameters
+        ----------
+        states : list of dict
+            What `state_dict` returned, in the order of their lanes. The estimators must have taken the same number of
+            steps with the same theta, and have the same steps in their open blocks (`block_goes_on`).
+
+        Raises
+        ------
+        ValueError
+            Naming an entry that must be the same in all states and is not.
+        """
+        joined = {}
+        for name, value in states[0].items():
+            values = [state[name] for state in states]
+            axis = _lane_axis(name)
+            if axis is not None:
+                joined[name] = np.concatenate(values, axis)
+            elif name in ("batch_size", "argument.batch_size", "pending"):
+                joined[name] = sum(values)
+            elif name == "credited":
+                joined[name] = any(values)
+            elif all(np.array_equal(value, other) for other in values):
+                joined[name] = value
+            else:
+                raise ValueError(f"{name} must be the same in all states")
+        return joined
+
+    @staticmethod
+    def take_lanes(state, first, count):
+        """Return the state of an estimator with the lanes from `first` to ``first + count - 1`` of a larger one.
+
+        Parameters
+        ----------
+        state : dict
+            What `state_dict` returned. The gradient of its credits whose block has closed, a sum over lanes, goes to
+            the estimator with lane 0; the others get zeros.
+        first, count : int
+        """
+        taken = _validation.as_dict("state", state)
+        batch_size = _validation.as_int("batch_size", taken.get("batch_size"), 1)
+        first = _validation.as_int("first", first, 0, batch_size - 1)
+        count = _validation.as_int("count", count, 1, batch_size - first)
+        for name, value in taken.items():
+            axis = _lane_axis(name)
+            if axis is not None:
+                if np.ndim(value) <= axis or value.shape[axis] != batch_size:
+                    raise ValueError(f"{name} must have {batch_size} lanes, got {_validation.describe(value)}")
+                taken[name] = value.take(range(first, first + count), axis)
+            elif name in ("batch_size", "argument.batch_size"):
+                taken[name] = count
+            elif name == "pending" and first > 0:
+                taken[name] = np.zeros_like(value)
+        return taken
+
     def __repr__(self):
         arguments = ", ".join(f"{name}={value!r}" for name, value in self._config().items())
         return f"{type(self).__name__}({self.cell!r}, {arguments})"
+
+
+def _lane_axis(name):
+    """Return the axis of the lanes in an entry of a state; None if the lanes share it."""
+    return 0 if name.startswith("carry.") else LANE_AXIS.get(name)
 
 
 # Every estimator, by the name the command line calls it. This is the one register: the command line's choices and help,

@@ -189,6 +189,43 @@ def test_the_lanes_of_a_batch_can_be_spread_over_estimators(kind, dtype):
         assert last == [generator.random() for generator in whole.generators]
 
 
+@pytest.mark.parametrize("kind", EVERY_ESTIMATOR)
+def test_lanes_are_joined_and_taken_at_any_step(kind):
+    # Parts with one lane are reset as a whole at most resets; credits wait, and theta moves inside blocks.
+    cell = make_cell("LSTM")
+    cuts = [(0, 1), (1, 3), (3, 4), (4, 7)]
+    whole = EVERY_ESTIMATOR[kind](cell, 7)
+    parts = [EVERY_ESTIMATOR[kind](cell, end - first, first_lane=first) for first, end in cuts]
+    for x, dh, reset in stream(cell, 30, 7, reset_rate=0.25):
+        reset |= x[0, 0] > 1  # sometimes all lanes: a new block for all
+        whole.step(x, reset)
+        whole.accumulate(dh)
+        for part, (first, end) in zip(parts, cuts, strict=True):
+            part.block_goes_on = not reset.all()
+            part.step(x[first:end], reset[first:end])
+            part.accumulate(dh[first:end])
+        state, joined = whole.state_dict(), okcore.Estimator.join_lanes([part.state_dict() for part in parts])
+        assert joined.keys() == state.keys()
+        for name, value in state.items():
+            if np.asarray(value).dtype.kind == "f":
+                assert_close(joined[name], value, "float64")
+            else:
+                np.testing.assert_array_equal(joined[name], value, name)
+        for part, (first, end) in zip(parts, cuts, strict=True):
+            part.load_state_dict(okcore.Estimator.take_lanes(state, first, end - first))
+        assert_close(sum(part.gradient(dh[a:b]) for part, (a, b) in zip(parts, cuts, strict=True)),
+                     whole.gradient(dh), "float64")
+        if x[1, 0] > 0.5:
+            assert_close(sum(part.flush() for part in parts), whole.flush(), "float64")
+        cell.theta *= 0.99
+    with pytest.raises(ValueError, match="steps must be the same"):
+        okcore.Estimator.join_lanes([whole.state_dict(), EVERY_ESTIMATOR[kind](cell).state_dict()])
+    with pytest.raises(ValueError, match="count must be at most 2"):
+        okcore.Estimator.take_lanes(whole.state_dict(), 5, 3)
+    with pytest.raises(ValueError, match="rng must have 7 lanes"):
+        okcore.Estimator.take_lanes(whole.state_dict() | {"rng": np.zeros((6, 6))}, 5, 2)
+
+
 def test_first_lanes():
     cell = make_cell("RHN")
     with pytest.raises(ValueError, match="first_lane must be at least 0, got -1"):

@@ -63,6 +63,9 @@ cdef class Engine(Buffers):
     cdef void *input_w                   # (P, v) the W_x it used
     cdef void *pending                   # (P, m) gradient of credits whose block has closed
     cdef bint has_pending                # False: pending is zero
+    # Whether lanes of the same batch, in other estimators, go on: a reset of all lanes here then leaves the block's
+    # boundaries where they are, as the reset of a part of a batch does.
+    cdef public bint block_goes_on
     cdef bint in_use                     # a thread is inside a call
     cdef int *infos                      # (B,) what each lane's absorb returned
     cdef bitgen_t **bit_generators       # (B,)
@@ -393,7 +396,7 @@ cdef class Engine(Buffers):
         if step.reset != NULL:
             for lane in range(self.batch_size):
                 n_reset += step.reset[lane] != 0
-        if n_reset < self.batch_size and self.tape.open_steps == self.block:
+        if self.tape.open_steps == self.block and (n_reset < self.batch_size or self.block_goes_on):
             self.close_block()
         if n_reset > 0:
             self.reset_lanes(step.reset)
@@ -531,7 +534,7 @@ cdef class Engine(Buffers):
         cdef bint all_lanes
         for lane in range(self.batch_size):
             n_reset += mask[lane] != 0
-        all_lanes = n_reset == self.batch_size
+        all_lanes = n_reset == self.batch_size and not self.block_goes_on
         try:
             if all_lanes:  # nothing is left of the block, so a new one starts
                 self.sweep_credits()
