@@ -27,9 +27,9 @@ What is compiled (each uses only what stands below it)
     _blas.pyx                   row-major BLAS and LAPACK; the only module that cimports SciPy
 
 What runs and checks
-    runs/               a run in a folder: run.py, options.py, files.py, console.py, tensorboard.py, and checkpoint.py,
-                        which trainer.py uses too; the commands: command_line.py, sweep.py, generate.py, plot.py,
-                        compare.py; load.py, figure_style.py
+    runs/               a run in a folder: run.py, options.py, files.py, console.py, tensorboard.py, parallel.py (the
+                        ranks of MPI), and checkpoint.py, which trainer.py uses too; the commands: command_line.py,
+                        sweep.py, generate.py, plot.py, compare.py; load.py, figure_style.py
     _engine/block_length.py     block="auto"
     _validation.py, _random.py, _config.py, _docstrings.py, _interrupt.py
 """

@@ -88,7 +88,7 @@ class OnlineTrainer:
         """
         y = self.readout.check_targets(y, self.estimator.batch_size)
         h = self._step(x, reset)
-        loss, dh, readout_gradient = self.readout.loss(h, y)
+        loss, dh, readout_gradient = self._loss(h, y)
         self.steps += 1
         if not math.isfinite(loss):
             raise FloatingPointError(f"the loss is not finite at step {self.steps}: lower the learning rate, or clip")
@@ -115,6 +115,9 @@ class OnlineTrainer:
                     self._update(self._readout_gradient)
                 finally:  # a gradient that was refused is dropped: the next update starts afresh
                     self._readout_gradient[...] = 0
+
+    def _loss(self, h, y):
+        return self.readout.loss(h, y)
 
     def _update(self, readout_gradient):
         if self.clip is not None:

@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 
 from okcore import __version__, _config, _interrupt
-from okcore.runs import compare, generate, plot, sweep
+from okcore.runs import compare, generate, parallel, plot, sweep
 from okcore.runs.console import say
 from okcore.runs.options import add_running, add_tasks, checked, resolve
 from okcore.runs.run import TIME_LIMIT, Run
@@ -100,7 +100,8 @@ def called():
 
 def train(arguments):
     """Start a run and train it."""
-    with Run.create(arguments.out, resolve(vars(arguments))) as run:
+    ranks = parallel.ranks()
+    with Run.create(arguments.out, ranks.each(resolve, vars(arguments)), ranks) as run:
         return finish(run)
 
 
@@ -108,7 +109,7 @@ def resume(arguments):
     """Resume a run and train it."""
     names = "steps", "threads", "save_every", "time_limit", "tensorboard"
     changes = {name: getattr(arguments, name) for name in names}
-    with Run.open(arguments.folder, **changes) as run:
+    with Run.open(arguments.folder, parallel.ranks(), **changes) as run:
         return finish(run)
 
 
@@ -118,19 +119,22 @@ def finish(run):
     say(run.introduction())
     say(f"Writing to {run.folder}; Ctrl-C saves and stops.")
     stopped = run.train()
+    status = INCOMPLETE if stopped == TIME_LIMIT else 0
+    if not run.ranks.leader:
+        return status
     if stopped:
         message = f"Stopped by {stopped} after step {run.trainer.steps:,}; everything is saved."
         message += f"\n  {okcore} resume {folder}"
         if not say("\n" + message) or stopped == "a closed standard output":
             say(message, file=sys.stderr)
-        return INCOMPLETE if stopped == TIME_LIMIT else 0
+        return status
     say()
     say(run.summary())
     say("Continue with")
     say(f"  {okcore} resume {folder} --steps {2 * run.options['steps']}")
     for hint, meaning in run.task.next_steps:
         say(f"  {okcore} {hint.format(folder=folder):<42} {meaning}")
-    return 0
+    return status
 
 
 def config(arguments):
@@ -139,11 +143,22 @@ def config(arguments):
     return 0
 
 
+def parse(argv, n_processes):
+    """Return the parsed arguments of a command that `n_processes` carry out together."""
+    arguments = make_parser().parse_args(argv)
+    if n_processes > 1:
+        if arguments.command not in ("train", "resume"):
+            raise ValueError(f"okcore {arguments.command} must run in one process, got {n_processes} of MPI")
+        if arguments.threads is None:
+            arguments.threads = 1  # there may be a rank per processor
+    return arguments
+
+
 def main(argv=None):
     """Run the command line; return the exit status."""
     try:
-        with _interrupt.raised():
-            arguments = make_parser().parse_args(argv)
+        with _interrupt.raised(), parallel.ranks() as ranks:
+            arguments = ranks.lead(parse, argv, ranks.size)
             warnings.showwarning = lambda message, *rest, **more: print(f"okcore: warning: {message}", file=sys.stderr)
             return arguments.main(arguments)
     except KeyboardInterrupt:
@@ -152,7 +167,7 @@ def main(argv=None):
     except FloatingPointError as error:
         print(f"okcore: error: {error}; try a smaller --lr or --clip", file=sys.stderr)
         return 1
-    except (OSError, ValueError, TypeError, MemoryError, ImportError) as error:
+    except (OSError, ValueError, TypeError, MemoryError, ImportError, parallel.ParametersDiffer) as error:
         print(f"okcore: error: {error}", file=sys.stderr)
         return 1
 

@@ -175,8 +175,10 @@ class Comparison(Run):
     """A run whose trainer has shadows: ``with`` among the options names them."""
 
     @staticmethod
-    def make_trainer(options):
+    def make_trainer(options, ranks):
         """Return (trainer, task)."""
+        if ranks.size > 1:
+            raise ValueError(f"a comparison must run in one process, got {ranks.size} of MPI")
         trainer, task = make_trainer(options)
         own, shadows = name_of(trainer.estimator, options), {}
         for number, spec in enumerate(options["with"]):

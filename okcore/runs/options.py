@@ -9,8 +9,8 @@ from okcore import _config
 from okcore.cells import CELLS
 from okcore.estimators import ESTIMATORS
 from okcore.optimizers import OPTIMIZERS
+from okcore.runs import parallel
 from okcore.tasks import TASKS
-from okcore.trainer import OnlineTrainer
 
 LOG_LINES = 200        # metrics lines per run
 SAVE_SECONDS = 60      # between two checkpoints
@@ -125,7 +125,8 @@ def add_running(parser):
     """Add the options on how a run is run: none changes what it computes."""
     parser.add_argument(
         "--threads", type=checked(int, 1), metavar="N",
-        help="threads for the lanes; 1 is best if other programs need the processors (default: all processors)",
+        help="threads for the lanes; 1 is best if other programs need the processors (default: all processors; "
+        "under MPI 1 per process)",
     )
     parser.add_argument(
         "--save-every", type=checked(float, 0), metavar="SECONDS",
@@ -265,12 +266,18 @@ def make_model(options, n_in, n_out):
     return cell, TASKS[options["task"]].readout(options["hidden"], n_out, rng=for_readout, **start)
 
 
-def make_trainer(options):
-    """Return (trainer, task) for `options`."""
+def make_trainer(options, ranks=parallel.ONE_PROCESS):
+    """Return (trainer, task) for `options`: a task of all lanes, and a trainer of those of this rank."""
+    lanes = ranks.lanes(options["batch"])
     for_task, _, for_estimator, _ = streams(options)
     task = TASKS[options["task"]].from_options(options, for_task)
     cell, readout = make_model(options, task.n_in, task.n_out)
-    estimator = ESTIMATORS[options["estimator"]].from_options(cell, options, for_estimator)
+    estimator = ESTIMATORS[options["estimator"]].from_options(
+        cell, options | {"batch": len(lanes)}, for_estimator, lanes.start
+    )
     optimizer = OPTIMIZERS[options["optimizer"]](options["lr"])
     clip = options["clip"] or None
-    return OnlineTrainer(cell, estimator, readout, optimizer, clip, options["update_every"]), task
+    trainer = ranks.make_trainer(
+        options["batch"], cell, estimator, readout, optimizer, clip, options["update_every"]
+    )
+    return trainer, task

@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from okcore import _config, _validation
-from okcore.runs import checkpoint, files, tensorboard
+from okcore.runs import checkpoint, files, parallel, tensorboard
 from okcore.runs.console import Forgiving, say, stop_signals
 from okcore.runs.options import FIRST_SAVE, SAVE_SECONDS, content, make_trainer
 
@@ -45,6 +45,8 @@ class Run:
     folder : str or Path
     options : dict
         The entry "options" of ``run.json``.
+    ranks : okcore.runs.parallel.OneProcess or Ranks
+        The processes that carry it out together; every one of them makes the same calls.
 
     Notes
     -----
@@ -54,12 +56,13 @@ class Run:
 
     make_trainer = staticmethod(make_trainer)
 
-    def __init__(self, folder, options):
+    def __init__(self, folder, options, ranks=parallel.ONE_PROCESS):
         self.folder = None if folder is None else Path(folder)
         self.options = {"save_every": SAVE_SECONDS, "time_limit": None, "tensorboard": False} | options
         if self.options["tensorboard"]:
             tensorboard.summary_writer()  # refused now if it is not there
-        self.trainer, self.task = self.make_trainer(options)
+        self.ranks = ranks
+        self.trainer, self.task = self.make_trainer(options, ranks)
         self.time = 0.0           # seconds of training, summed over resumes
         self.loss_sum = 0.0       # since the last metrics line
         self.loss_count = 0
@@ -76,57 +79,87 @@ class Run:
             self.lock = None
 
     @staticmethod
-    def create(folder, options):
+    def create(folder, options, ranks=parallel.ONE_PROCESS):
         """Start a run in a folder that does not hold one; None takes runs/<task>-001, or the first number that is free.
 
         The folder is this process's until the run is left (it is a context manager).
         """
-        folder = None if folder is None else Path(folder)
-        if folder is not None and folder.exists() and not folder.is_dir():
-            raise FileExistsError(f"--out must be a folder, got the file {str(folder)!r}")
-        run = run_of(folder, options)
+        run = ranks.each(run_of, folder, options, ranks)
+        run.folder = ranks.lead(run._claim)
+        return run
+
+    def _claim(self):
+        """Make the folder and take it for this process; return it."""
+        folder = self.folder
         if folder is None:
-            run.folder = new_folder(options["task"])
+            self.folder = new_folder(self.options["task"])
+        elif folder.exists() and not folder.is_dir():
+            raise FileExistsError(f"--out must be a folder, got the file {str(folder)!r}")
         else:
             folder.mkdir(parents=True, exist_ok=True)
-        run.lock = files.hold(run.folder)
+        self.lock = files.hold(self.folder)
         try:
-            if any((run.folder / name).exists() for name in ("run.json", "checkpoint.npz", "metrics.jsonl")):
+            if any((self.folder / name).exists() for name in ("run.json", "checkpoint.npz", "metrics.jsonl")):
                 raise FileExistsError(
                     f"--out must be a new folder, got {str(folder)!r}, which holds a run: use "
                     f"okcore resume {shlex.quote(str(folder))}"
                 )
-            files.remove_partial(run.folder)
-            run._write_description()
-            files.replace_text(run.folder / "metrics.jsonl", "")
+            files.remove_partial(self.folder)
+            self._write_description()
+            files.replace_text(self.folder / "metrics.jsonl", "")
         except BaseException:
-            run.__exit__()
+            self.__exit__()
             raise
-        return run
+        return self.folder
 
     @staticmethod
-    def open(folder, **changes):
+    def open(folder, ranks=parallel.ONE_PROCESS, **changes):
         """Resume the run in `folder` from its newest intact checkpoint.
 
         Parameters
         ----------
         folder : str or Path
+        ranks : OneProcess or Ranks
         **changes
             Of ``steps``, ``threads``, ``save_every``, ``time_limit`` and ``tensorboard``; None leaves what the run has.
         """
         folder = Path(folder)
-        read_description(folder)  # a folder that is no run is not claimed
-        lock = files.hold(folder)
+        lock = ranks.lead(Run._hold, folder)
         try:
-            run = Run._open(folder, changes)
+            run = Run._open(folder, changes, ranks)
         except BaseException:
-            os.close(lock)
+            if ranks.leader:
+                os.close(lock)
             raise
-        run.lock = lock
+        run.lock = lock if ranks.leader else None
         return run
 
     @staticmethod
-    def _open(folder, said):
+    def _hold(folder):
+        """Take the folder for this process."""
+        read_description(folder)  # a folder that is no run is not claimed
+        return files.hold(folder)
+
+    @staticmethod
+    def _open(folder, said, ranks):
+        options, versions, resumed = ranks.lead(Run._read_description, folder, said)
+        run = ranks.each(Run._make, folder, options, ranks)
+        groups = ranks.take(run._read_checkpoint)
+        if groups is not None:
+            ranks.each(run._restore, groups)
+        ranks.lead(run._prepare_folder, said, versions, resumed)
+        return run
+
+    @staticmethod
+    def _make(folder, options, ranks):
+        try:
+            return run_of(folder, options, ranks)
+        except (LookupError, TypeError) as error:
+            raise ValueError(f"{folder / 'run.json'} is damaged: {type(error).__name__} {error}") from None
+
+    @staticmethod
+    def _read_description(folder, said):
+        """Return the options of the run in `folder`, with those `said`, its versions and those it was resumed with."""
         files.remove_partial(folder)
         description = read_description(folder)
         try:
@@ -139,20 +172,24 @@ class Run:
             raise ValueError(f"{folder / 'run.json'} is damaged: {type(error).__name__} {error}") from None
         for name, number in numbers.items():
             _validation.as_int(f"{folder / 'run.json'}: {name}", number, 1)
-        try:
-            run = run_of(folder, options)
-        except (LookupError, TypeError) as error:
-            raise ValueError(f"{folder / 'run.json'} is damaged: {type(error).__name__} {error}") from None
-        if (folder / "checkpoint.npz").exists() or checkpoint.previous(folder / "checkpoint.npz").exists():
-            run._restore(checkpoint.read_newest(folder / "checkpoint.npz"))
-        if (said.get("steps") or math.inf) < run.trainer.steps:
-            raise ValueError(f"--steps must be at least the {run.trainer.steps} already taken, got {said['steps']}")
+        return options, versions, resumed
+
+    def _read_checkpoint(self):
+        """Return the groups of the newest intact checkpoint, or None."""
+        path = self.folder / "checkpoint.npz"
+        if path.exists() or checkpoint.previous(path).exists():
+            return checkpoint.read_newest(path)
+        return None
+
+    def _prepare_folder(self, said, versions, resumed):
+        """Make the folder ready to go on from the checkpoint."""
+        if (said.get("steps") or math.inf) < self.trainer.steps:
+            raise ValueError(f"--steps must be at least the {self.trainer.steps} already taken, got {said['steps']}")
         now = _config.config()
         if found := different(resumed[-1]["versions"] if resumed else versions, now):
             warnings.warn("the last bits of the results may differ from here on: " + "; ".join(found), stacklevel=2)
-        run._cut_metrics()
-        run._write_description(versions, [*resumed, {"step": run.trainer.steps, "versions": now}])
-        return run
+        self._cut_metrics()
+        self._write_description(versions, [*resumed, {"step": self.trainer.steps, "versions": now}])
 
     def _write_description(self, versions=None, resumed=()):
         options = self.options | {"block": self.trainer.estimator.block}
@@ -200,11 +237,14 @@ class Run:
 
     def save(self):
         """Write the checkpoint."""
+        self.ranks.lead(self._write_checkpoint, self.ranks.join(self.trainer.state_dict()))
+
+    def _write_checkpoint(self, groups):
         own = {
             "time": self.time, "loss_sum": self.loss_sum, "loss_count": self.loss_count,
             "options": self._hyperparameters(),
         }  # fmt: skip
-        groups = {**self.trainer.state_dict(), "task": self.task.state_dict(), "run": own}
+        groups = {**groups, "task": self.task.state_dict(), "run": own}
         checkpoint.write(self.folder / "checkpoint.npz", groups, keep=True)
 
     def train(self, output=None, until=None):
@@ -219,9 +259,9 @@ class Run:
         until : callable, optional
             Asked a few times per second; what it returns, if anything, stops the run.
         """
-        total, first = self.options["steps"], self.trainer.steps
+        total, first, ranks = self.options["steps"], self.trainer.steps, self.ranks
         every, save_every = self.options["log_every"], self.options["save_every"]
-        shown = output is None and sys.stderr.isatty()
+        shown = ranks.leader and output is None and sys.stderr.isatty()
         bar = tqdm(total=total, initial=first, unit="step", disable=not shown, dynamic_ncols=True, file=Forgiving())
         stopped = []
         start = clock = time.monotonic()
@@ -237,36 +277,44 @@ class Run:
             self.loss_sum += loss
             self.loss_count += 1
             bar.update()
-            if (trainer.steps % every == 0 or trainer.steps == total) and not self._log(metrics, bar, output):
-                stopped.append("a closed standard output")
+            if trainer.steps % every == 0 or trainer.steps == total:
+                ranks.check(trainer)
+                if ranks.leader and not self._log(metrics, bar, output):
+                    stopped.append("a closed standard output")
             if now - start > limit:
                 stopped.append(TIME_LIMIT)
             if now > next_question:
                 next_question = now + QUESTION_SECONDS
                 if reason := until():
                     stopped.append(reason)
-            if now > next_save:
+            stop, save = ranks.agree(bool(stopped), now > next_save)
+            if save:
                 self.save()
                 next_save = now + save_every
-            return bool(stopped)
+            return stop
 
-        wanted = self.options["tensorboard"]
+        task = ranks.share(self.task, self.trainer.estimator)
+        lines = self.folder / "metrics.jsonl" if ranks.leader else os.devnull
+        wanted = ranks.leader and self.options["tensorboard"]
         events = tensorboard.open_events(self.folder, first) if wanted else contextlib.nullcontext()
-        with stop_signals(stopped), bar, events as self.events, open(self.folder / "metrics.jsonl", "a") as metrics:
+        with stop_signals(stopped), bar, events as self.events, open(lines, "a") as metrics:
             try:
-                self.trainer.fit(self.task, max(0, total - first), progress=False, callback=after_step)
-            except BaseException:
+                self.trainer.fit(task, max(0, total - first), progress=False, callback=after_step)
+            except BaseException as error:
                 bar.close()
-                self._save_after_failure(output)
+                self._save_after_failure(error, output)
                 raise
             self.save()
+            stopped = ranks.collect(stopped)
         return stopped[0] if stopped and self.trainer.steps < total else None
 
-    def _save_after_failure(self, output):
+    def _save_after_failure(self, error, output):
         """Write a checkpoint if it can be resumed from; say where the newest one is."""
-        if self._can_resume():
-            self.save()
-        if (self.folder / "checkpoint.npz").exists():
+        if self.ranks.share_failure(error) and not isinstance(error, parallel.ParametersDiffer):
+            with contextlib.suppress(parallel.StepsDiffer):
+                if all(self.ranks.collect([self._can_resume()])):
+                    self.save()
+        if self.ranks.leader and (self.folder / "checkpoint.npz").exists():
             say(f"The run failed; its last checkpoint is in {self.folder}", file=output or sys.stderr)
 
     def _can_resume(self):
@@ -301,7 +349,8 @@ class Run:
 
     def introduction(self):
         """Return what is trained."""
-        return f"{self.trainer.cell.theta.size:,} recurrent parameters, {self.trainer.estimator!r}"
+        spread = f"\n{self.options['batch']} lanes on {self.ranks.size} processes" if self.ranks.size > 1 else ""
+        return f"{self.trainer.cell.theta.size:,} recurrent parameters, {self.trainer.estimator!r}{spread}"
 
     def summary(self):
         """Return a sentence about what the network has learned."""
@@ -329,11 +378,11 @@ def read_description(folder):
         raise ValueError(f"{path} is damaged: {type(error).__name__} {error}") from None
 
 
-def run_of(folder, options):
+def run_of(folder, options, ranks):
     """Return the run that has these options: a comparison if there are estimators to compare with."""
     from okcore.runs.compare import Comparison  # which builds on Run
 
-    return (Comparison if "with" in options else Run)(folder, options)
+    return (Comparison if "with" in options else Run)(folder, options, ranks)
 
 
 def new_folder(task):
