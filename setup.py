@@ -98,6 +98,7 @@ def compile_to_c(extensions):
 
 write_blas_int()
 flags = ["-O1", "-g"] if DEBUG else ["-O3"]
+flags += ["-fno-strict-aliasing", "-ffp-contract=fast", "-fno-math-errno"]  # errno would keep sqrt out of vectors
 extensions = []
 for path in sorted((HERE / "okcore").rglob("*.pyx")):
     source = path.relative_to(HERE)
@@ -109,7 +110,7 @@ for path in sorted((HERE / "okcore").rglob("*.pyx")):
             include_dirs=[numpy.get_include(), str(C_KERNELS.relative_to(HERE))],
             depends=[str(header.relative_to(HERE)) for header in sorted(C_KERNELS.glob("*.h"))],
             define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")] + [("OKCORE_DEBUG", "1")] * DEBUG,
-            extra_compile_args=[*flags, "-fno-strict-aliasing", "-ffp-contract=fast"],
+            extra_compile_args=flags,
         )
     )
 setup(ext_modules=compile_to_c(extensions), cmdclass={"build_ext": BuildExtensions})

@@ -198,6 +198,39 @@ def paired(job, other, rounds=15, steps=1):
     return Figure(np.median(times[:, 0] / times[:, 1]), f"{a:.1f} / {b:.1f} us", a, b)
 
 
+def added_by_trainer(trainer, task, rounds=25, steps=32):
+    """Return the milliseconds per step of training that are spent outside the estimator's step and gradient: a Figure.
+
+    All are timed in one loop, so that what a step and a gradient leave in the caches is as in training.
+    """
+    inside = 0.0
+
+    def timed(call):
+        def timed_call(*arguments, **options):
+            nonlocal inside
+            start = time.perf_counter()
+            result = call(*arguments, **options)
+            inside += time.perf_counter() - start
+            return result
+
+        return timed_call
+
+    def train():
+        for _ in range(steps):
+            task.observe(trainer.partial_fit(*next(task)))
+
+    estimator = trainer.estimator
+    estimator.step, estimator.gradient = timed(estimator.step), timed(estimator.gradient)
+    train()
+    found = []
+    for _ in range(1 if TOY else rounds):
+        inside = 0.0
+        whole = seconds(train)
+        found.append((1e3 * (whole - inside) / steps, 1e3 * whole / steps))
+    added, whole = np.median(found, axis=0)
+    return Figure(added, f"of {whole:.3f} ms", added, whole)
+
+
 def copy_bandwidth(size=1 << 26):
     """Return the bytes per second that a large copy reads and writes, the best of several."""
     source, target = np.ones(size // 4, np.float32), np.empty(size // 4, np.float32)

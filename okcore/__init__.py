@@ -21,9 +21,10 @@ What is compiled (each uses only what stands below it)
     _engine/tape.pyx            the open block: step, sweep back, terms
     _engine/                    cell_kernel.pyx (what the engine knows of a cell), arguments.pyx (checks),
                                 messages.pxd (what these tell each other), buffers.pyx (memory)
+    _learning.pyx               what learning adds to step and gradient: readouts, norms, Adam
     _kernels.pyx                products, Gram matrices, Jacobian-times-factor, contraction, mixing
-    _simd/                      hand-written kernels in C: gemm.h, gram.h, diagonals.h, elementwise.h, and cells.h, the
-                                pointwise steps of the built-in cells
+    _simd/                      hand-written kernels in C: gemm.h, gram.h, diagonals.h, elementwise.h, learning.h, and
+                                cells.h, the pointwise steps of the built-in cells
     _blas.pyx                   row-major BLAS and LAPACK; the only module that cimports SciPy
 
 What runs and checks

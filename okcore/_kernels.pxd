@@ -103,6 +103,19 @@ cdef void gram_matrix(int N, Py_ssize_t cols, const floating *X, double *packed,
 cdef double dot_in_double(Py_ssize_t size, const floating *x, const floating *y) noexcept nogil
 cdef double sum_of_squares(Py_ssize_t size, const floating *x) noexcept nogil
 
+# outputs (rows, columns) <- scale (softmax of each row - one at its symbol y); returns the sum of -log softmax[y]
+cdef double softmax_credit(
+    Py_ssize_t rows, Py_ssize_t columns, const long long *y, double scale, floating *outputs,
+) noexcept nogil
+
+# mean <- beta1 mean + (1 - beta1) g, square <- beta2 square + (1 - beta2) g^2,
+# parameter <- parameter - rate mean / (sqrt(correction square) + eps), in place; or, unless `write`, only a test of
+# whether they would all be finite.
+cdef bint adam(
+    bint write, Py_ssize_t size, double beta1, double beta2, double eps, double rate, double correction,
+    const floating *gradient, floating *parameter, floating *mean, floating *square,
+) noexcept nogil
+
 cdef bint all_finite(Py_ssize_t size, const floating *x) noexcept nogil
 
 # A test for Inf and NaN of one dtype

@@ -18,6 +18,8 @@ cdef enum:
 cdef extern from "simd.h" nogil:
     void okcore_sgram(int n, Py_ssize_t columns, const float *X, Py_ssize_t ld, double *widened, double *gram)
     void okcore_dgram(int n, Py_ssize_t columns, const double *X, Py_ssize_t ld, double *widened, double *gram)
+    double okcore_sdot_in_double(Py_ssize_t size, const float *x, const float *y)
+    double okcore_ddot_in_double(Py_ssize_t size, const double *x, const double *y)
     void okcore_sgemm(
         Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, float alpha, const float *A, Py_ssize_t rs_a, Py_ssize_t cs_a,
         const float *B, Py_ssize_t ldb, float beta, float *C, Py_ssize_t ldc)
@@ -52,6 +54,16 @@ cdef extern from "simd.h" nogil:
     void okcore_down_unit_contract(
         Py_ssize_t k, Py_ssize_t G, Py_ssize_t n, Py_ssize_t m, const double *delta, const double *J, double beta,
         double *gradient)
+    double okcore_ssoftmax_credit(
+        Py_ssize_t rows, Py_ssize_t columns, const long long *y, double scale, float *outputs)
+    double okcore_dsoftmax_credit(
+        Py_ssize_t rows, Py_ssize_t columns, const long long *y, double scale, double *outputs)
+    int okcore_sadam(
+        int write, Py_ssize_t size, double beta1, double beta2, double eps, double rate, double correction,
+        const float *gradient, float *parameter, float *mean, float *square)
+    int okcore_dadam(
+        int write, Py_ssize_t size, double beta1, double beta2, double eps, double rate, double correction,
+        const double *gradient, double *parameter, double *mean, double *square)
     int okcore_sfinite(Py_ssize_t size, const float *x)
     int okcore_dfinite(Py_ssize_t size, const double *x)
     pointwise_function okcore_cell(const char *name, int is_double, int *sizes)
@@ -313,23 +325,33 @@ def instructions():
 
 
 cdef double dot_in_double(Py_ssize_t size, const floating *x, const floating *y) noexcept nogil:
-    # Four running sums: a single one would wait for each addition.
-    cdef double s0 = 0, s1 = 0, s2 = 0, s3 = 0
-    cdef Py_ssize_t i = 0
-    while i + 4 <= size:
-        s0 += <double> x[i] * y[i]
-        s1 += <double> x[i + 1] * y[i + 1]
-        s2 += <double> x[i + 2] * y[i + 2]
-        s3 += <double> x[i + 3] * y[i + 3]
-        i += 4
-    while i < size:
-        s0 += <double> x[i] * y[i]
-        i += 1
-    return (s0 + s1) + (s2 + s3)
+    if floating is float:
+        return okcore_sdot_in_double(size, x, y)
+    else:
+        return okcore_ddot_in_double(size, x, y)
 
 
 cdef double sum_of_squares(Py_ssize_t size, const floating *x) noexcept nogil:
     return dot_in_double[floating](size, x, x)
+
+
+cdef double softmax_credit(
+    Py_ssize_t rows, Py_ssize_t columns, const long long *y, double scale, floating *outputs,
+) noexcept nogil:
+    if floating is float:
+        return okcore_ssoftmax_credit(rows, columns, y, scale, outputs)
+    else:
+        return okcore_dsoftmax_credit(rows, columns, y, scale, outputs)
+
+
+cdef bint adam(
+    bint write, Py_ssize_t size, double beta1, double beta2, double eps, double rate, double correction,
+    const floating *gradient, floating *parameter, floating *mean, floating *square,
+) noexcept nogil:
+    if floating is float:
+        return okcore_sadam(write, size, beta1, beta2, eps, rate, correction, gradient, parameter, mean, square)
+    else:
+        return okcore_dadam(write, size, beta1, beta2, eps, rate, correction, gradient, parameter, mean, square)
 
 
 cdef bint all_finite(Py_ssize_t size, const floating *x) noexcept nogil:

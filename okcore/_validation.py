@@ -1,10 +1,13 @@
 """Checks of arguments: every error names the argument, what was expected and what was passed."""
 
+import math
 import numbers
 import operator
 from collections.abc import Mapping
 
 import numpy as np
+
+from okcore._kernels import is_finite
 
 
 def describe(value):
@@ -31,10 +34,10 @@ def as_int(name, value, least, most=2**31 - 1):
 
 def as_real(name, value, least=None, above=None, below=None):
     """Return `value` as a finite float, at least `least`, greater than `above`, smaller than `below`."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (float, numbers.Real)):
         raise TypeError(f"{name} must be a real number, got {describe(value)}")
     number = float(value)
-    if not np.isfinite(number):
+    if not math.isfinite(number):
         raise ValueError(f"{name} must be finite, got {number}")
     if least is not None and number < least:
         raise ValueError(f"{name} must be at least {least}, got {number}")
@@ -108,7 +111,7 @@ def as_floats(name, value, shape, dtype, finite=False):
         raise TypeError(f"{name} must be {dtype} of shape {shape}, got {describe(array)}")
     if array.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
-    if finite and not np.isfinite(array).all():
+    if finite and not is_finite(array):
         raise_not_finite(name, array)
     return np.require(array, dtype=dtype, requirements=["C", "A"])
 

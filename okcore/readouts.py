@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from okcore import _validation
+from okcore import _learning, _validation
 from okcore._docstrings import fill
 from okcore._random import initial_values
 
@@ -44,8 +44,7 @@ class Readout:
         """Return the affine outputs of hidden states (..., n_hidden), shape (..., n_out)."""
         h = _validation.as_array("h", h)
         h = _validation.as_floats("h", h, (*h.shape[:-1], self.n_hidden), self.dtype, finite=True)
-        with np.errstate(over="ignore", invalid="ignore"):
-            return h @ self.weights[:, :-1].T + self.weights[:, -1]
+        return _learning.outputs(h.reshape(-1, self.n_hidden), self.weights).reshape(*h.shape[:-1], self.n_out)
 
     @staticmethod
     def _finite(outputs):
@@ -53,19 +52,13 @@ class Readout:
             raise FloatingPointError(f"the readout's outputs are not finite in {outputs.dtype}")
         return outputs
 
-    @staticmethod
-    def _lanes(h):
-        """Return the number of lanes, at least one."""
-        if len(h) == 0:
-            raise ValueError(f"h must hold at least one lane, got shape {np.shape(h)}")
-        return len(h)
-
-    def _backward(self, h, credit):
-        """Return (dloss/dh, dloss/dweights) from dloss/doutputs (B, n_out)."""
-        gradient = np.empty_like(self.weights)
-        np.matmul(credit.T, h, out=gradient[:, :-1])
-        gradient[:, -1] = credit.sum(axis=0)
-        return credit @ self.weights[:, :-1], gradient
+    def _batch(self, h):
+        """Return hidden states (B, n_hidden) of at least one lane."""
+        h = _validation.as_array("h", h)
+        lanes = len(h) if h.ndim else 1
+        if lanes == 0:
+            raise ValueError(f"h must hold at least one lane, got shape {h.shape}")
+        return _validation.as_floats("h", h, (lanes, self.n_hidden), self.dtype, finite=True)
 
 
 @fill(parameters=PARAMETERS)
@@ -94,18 +87,17 @@ class SoftmaxReadout(Readout):
 
     def check_targets(self, y, batch_size):
         """Return y as an array of B symbols."""
-        return _validation.as_symbols("y", y, (batch_size,), self.n_out)
+        if _learning.are_symbols(y, batch_size, self.n_out):
+            return y
+        return np.ascontiguousarray(_validation.as_symbols("y", y, (batch_size,), self.n_out), np.int64)
 
     def loss(self, h, y):
         """Return (loss in bits, dloss/dh, dloss/dweights); the loss is the mean over lanes, derivatives in nats."""
-        log_p = self._log_probabilities(h)
-        B = self._lanes(log_p)
-        y, lanes = self.check_targets(y, B), np.arange(B)
-        loss = -float(log_p[lanes, y].sum(dtype=np.float64)) / B / math.log(2)
-        credit = np.exp(log_p, out=log_p)
-        credit[lanes, y] -= 1
-        credit *= self.dtype.type(1 / B)
-        return loss, *self._backward(h, credit)
+        h = self._batch(h)
+        y = self.check_targets(y, len(h))
+        credit = _learning.outputs(h, self.weights)
+        loss = _learning.softmax(credit, y) / math.log(2)
+        return loss, *_learning.gradients(credit, h, self.weights)
 
 
 @fill(parameters=PARAMETERS)
@@ -125,9 +117,10 @@ class LinearReadout(Readout):
 
     def loss(self, h, y):
         """Return (loss in bits, dloss/dh, dloss/dweights); the loss is the mean over lanes, derivatives in nats."""
-        error = self.outputs(h)
-        B = self._lanes(error)
-        error -= self.check_targets(y, B)
-        loss = 0.5 * float(np.square(error, dtype=np.float64).sum()) / B / math.log(2)
-        error *= self.dtype.type(1 / B)
-        return loss, *self._backward(h, error)
+        h = self._batch(h)
+        y = self.check_targets(y, len(h))
+        error = _learning.outputs(h, self.weights)
+        error -= y
+        loss = 0.5 * float(np.square(error, dtype=np.float64).sum()) / len(h) / math.log(2)
+        error *= self.dtype.type(1 / len(h))
+        return loss, *_learning.gradients(error, h, self.weights)

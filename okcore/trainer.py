@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from okcore import _validation
 from okcore._kernels import is_finite
+from okcore._learning import norm
 from okcore.cells import Cell
 from okcore.estimators import TBPTT, Estimator
 from okcore.optimizers import Optimizer
@@ -121,10 +122,9 @@ class OnlineTrainer:
 
     def _update(self, readout_gradient):
         if self.clip is not None:
-            flat = self._gradient.ravel()
-            norm = math.sqrt(np.einsum("i,i->", flat, flat, dtype=np.float64))  # float32 overflows at 2e19
-            if norm > self.clip:
-                self._gradient *= self.cell.dtype.type(self.clip / norm)
+            length = norm(self._gradient)
+            if length > self.clip:
+                self._gradient *= self.cell.dtype.type(self.clip / length)
         updates = {
             "theta": (self.cell.theta, self._gradient), "readout": (self.readout.weights, readout_gradient)
         }

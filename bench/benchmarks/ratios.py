@@ -71,16 +71,21 @@ def track_textbook_over_flushed(n):
     return paired(stream("rtrl-block1", n), stream("rtrl", n, block=block, every=block), 7)
 
 
+def copy_trainer(n, form, block, threads=1):
+    """Return a trainer and a task of the Copy experiment's size."""
+    task = okcore.tasks.Copy(16, rng=0, length=30)
+    cell = CELLS["RHN"](4, n, rng=0, init="normal")
+    estimator = make_estimator(form, cell, rank=16, block=block, batch=16, threads=threads)
+    readout = okcore.SoftmaxReadout(n, 4, rng=0, init="normal")
+    return okcore.OnlineTrainer(cell, estimator, readout, okcore.Adam(1e-5), clip=1.0), task
+
+
 @target(6, "at most 1.6 x floor", n=[size(128)])
 def track_copy_training_step_over_floor(n):
     """training step of the Copy experiment, 2 threads"""
     B, r, K = 16, 16, 16
     S, P, N = n, 2 * n, r + K
-    task = okcore.tasks.Copy(B, rng=0, length=30)
-    cell = CELLS["RHN"](4, n, rng=0, init="normal")
-    estimator = make_estimator("ok", cell, rank=r, block=K, batch=B, threads=2)
-    readout = okcore.SoftmaxReadout(n, 4, rng=0, init="normal")
-    trainer = okcore.OnlineTrainer(cell, estimator, readout, okcore.Adam(1e-5), clip=1.0)
+    trainer, task = copy_trainer(n, "ok", K, threads=2)
 
     def block():
         for _ in range(K):
@@ -145,6 +150,13 @@ def track_pytorch_over_okcore(job):
 def track_one_thread_over_two(n):
     """OK(16), RHN, B = 16, 1 thread / 2 threads"""
     return paired(copy_stream(n, 16), copy_stream(n, 16, threads=2), 9)
+
+
+@target(13, "at most 0.12 ms", estimator=["tbptt 1", "tbptt 16", "ok 16"], n=[size(128)])
+def track_added_by_trainer(estimator, n):
+    """ms that the trainer adds to step and gradient"""
+    form, block = estimator.split()
+    return measure.added_by_trainer(*copy_trainer(n, form, int(block)))
 
 
 @target(14, "at most 2.5", n=[size(256)])

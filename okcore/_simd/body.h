@@ -17,6 +17,7 @@
 #include "diagonals.h"
 #include "elementwise.h"
 #include "cells.h"
+#include "learning.h"
 #undef REAL
 #undef TYPE_PREFIX
 #undef REAL_IS_FLOAT
@@ -44,6 +45,7 @@
 #include "diagonals.h"
 #include "elementwise.h"
 #include "cells.h"
+#include "learning.h"
 #undef REAL
 #undef TYPE_PREFIX
 #undef REAL_IS_FLOAT

@@ -1,4 +1,4 @@
-/* Gram matrices X X^T, summed in double, for one instruction set and one type.
+/* Gram matrices X X^T and x . y, summed in double, for one instruction set and one type.
 
    GRAM_KC columns of X at a time are widened to double, in all n rows, and stay in L1 or L2 while each row meets
    every other.  GRAM_MR rows meet GRAM_NR at a time, with their sums in registers. */
@@ -83,4 +83,19 @@ TARGET static void NAME(gram)(int n, ptrdiff_t columns, const REAL *X, ptrdiff_t
                 NAME(gram_micro_kernel)(1, 1, row, widened + b * GRAM_LD, gram + (ptrdiff_t) a * n + b, n);
         }
     }
+}
+
+TARGET static double NAME(dot_in_double)(ptrdiff_t size, const REAL *x, const REAL *y)
+{
+    /* Four running sums: a single one would wait for each addition. */
+    NAME(wide) sum[4] = {{0}, {0}, {0}, {0}};
+    double rest = 0;
+    ptrdiff_t i = 0;
+    for (; i + 4 * VL_WIDE <= size; i += 4 * VL_WIDE)
+        for (int j = 0; j < 4; j++)
+            sum[j] += __builtin_convertvector(*(const NAME(narrow) *) (x + i + j * VL_WIDE), NAME(wide))
+                      * __builtin_convertvector(*(const NAME(narrow) *) (y + i + j * VL_WIDE), NAME(wide));
+    for (; i < size; i++)
+        rest += (double) x[i] * y[i];
+    return NAME(total)((sum[0] + sum[1]) + (sum[2] + sum[3])) + rest;
 }

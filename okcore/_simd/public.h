@@ -5,6 +5,11 @@ void PUBLIC(gram)(int n, ptrdiff_t columns, const REAL *X, ptrdiff_t ld, double 
     DISPATCH(gram, n, columns, X, ld, widened, gram)
 }
 
+double PUBLIC(dot_in_double)(ptrdiff_t size, const REAL *x, const REAL *y)
+{
+    DISPATCH(dot_in_double, size, x, y)
+}
+
 void PUBLIC(gemm)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, REAL alpha, const REAL *A, ptrdiff_t rs_a, ptrdiff_t cs_a,
                   const REAL *B, ptrdiff_t ldb, REAL beta, REAL *C, ptrdiff_t ldc)
 {
@@ -53,6 +58,17 @@ void PUBLIC(own_unit_contract)(ptrdiff_t k, ptrdiff_t G, ptrdiff_t n, ptrdiff_t 
     }
 EACH_CELL(STEP)
 #undef STEP
+
+double PUBLIC(softmax_credit)(ptrdiff_t rows, ptrdiff_t columns, const long long *y, double scale, REAL *outputs)
+{
+    DISPATCH(softmax_credit, rows, columns, y, scale, outputs)
+}
+
+int PUBLIC(adam)(int write, ptrdiff_t size, double beta1, double beta2, double eps, double rate, double correction,
+                 const REAL *gradient, REAL *parameter, REAL *mean, REAL *square)
+{
+    DISPATCH(adam, write, size, beta1, beta2, eps, rate, correction, gradient, parameter, mean, square)
+}
 
 int PUBLIC(finite)(ptrdiff_t size, const REAL *x)
 {

@@ -22,6 +22,10 @@
 void okcore_sgram(int n, ptrdiff_t columns, const float *X, ptrdiff_t ld, double *widened, double *gram);
 void okcore_dgram(int n, ptrdiff_t columns, const double *X, ptrdiff_t ld, double *widened, double *gram);
 
+/* x . y, summed in double */
+double okcore_sdot_in_double(ptrdiff_t size, const float *x, const float *y);
+double okcore_ddot_in_double(ptrdiff_t size, const double *x, const double *y);
+
 /* C (m, n) <- alpha A B + beta C; A (m, k) has its entry (i, p) at i rs_a + p cs_a, B (k, n).  C is not read if beta
    is 0.  m n k multiply-adds. */
 void okcore_sgemm(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, float alpha, const float *A, ptrdiff_t rs_a, ptrdiff_t cs_a,
@@ -70,6 +74,20 @@ void okcore_down_unit_contract(ptrdiff_t k, ptrdiff_t G, ptrdiff_t n, ptrdiff_t 
 typedef void (*okcore_pointwise)(ptrdiff_t lanes, ptrdiff_t n, void *pre, const void *state, void *state_next, void *d,
                                  void *c);
 okcore_pointwise okcore_cell(const char *name, int is_double, int sizes[3]); /* its gates, state blocks, terms */
+
+/* outputs (rows, columns) <- scale (softmax of each row - one at its symbol y); returns the rows' sum of
+   -log softmax[y], in nats.  rows columns exponentials. */
+double okcore_ssoftmax_credit(ptrdiff_t rows, ptrdiff_t columns, const long long *y, double scale, float *outputs);
+double okcore_dsoftmax_credit(ptrdiff_t rows, ptrdiff_t columns, const long long *y, double scale, double *outputs);
+
+/* One step of Adam, in place if `write` is set, else only tested:
+       mean <- beta1 mean + (1 - beta1) g, square <- beta2 square + (1 - beta2) g^2
+       parameter <- parameter - rate mean / (sqrt(correction square) + eps)
+   A test returns whether every new entry is finite. */
+int okcore_sadam(int write, ptrdiff_t size, double beta1, double beta2, double eps, double rate, double correction,
+                 const float *gradient, float *parameter, float *mean, float *square);
+int okcore_dadam(int write, ptrdiff_t size, double beta1, double beta2, double eps, double rate, double correction,
+                 const double *gradient, double *parameter, double *mean, double *square);
 
 /* Is no entry Inf or NaN? */
 int okcore_sfinite(ptrdiff_t size, const float *x);

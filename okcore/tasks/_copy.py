@@ -16,7 +16,8 @@ class Copy(Task):
     Symbols are the bits 0 and 1, start (2) and blank (3). A sequence of length T has 2 T + 2 steps. Inputs are start,
     the bits and T + 1 blanks; targets are T + 1 blanks, start and the bits. T is drawn for each sequence as
     max(1, uniform on L - 4 .. L). When a lane needs a new sequence while the running loss is below 0.15 bits,
-    L grows by one. Lanes are not synchronised: each starts its next sequence at once, with a reset.
+    L grows by one. Lanes are not synchronised: each starts its next sequence at once, with a reset. Of lanes that start
+    at the same step, all T are drawn before all bits.
 
     Parameters
     ----------
@@ -65,34 +66,51 @@ examples:
         self.running_loss = 1.0
         # Always PCG64, whatever `rng` is, so that a checkpoint can hold the stream's position.
         self._generator = np.random.Generator(np.random.PCG64(as_generator(rng).integers(2**63)))
-        self._sequences = [None] * self.batch_size  # (inputs, targets) of each lane
         self._position = np.zeros(self.batch_size, np.int64)
+        self._lengths = np.full(self.batch_size, -1)  # T of each lane's sequence; -1 has no steps, so all start at once
+        self._make_rows(self.length)
 
-    def _new_sequence(self):
+    def _make_rows(self, longest):
+        # A lane's row is longest + 1 blanks, start, the bits, and blanks to the end. Its inputs begin at start, its
+        # targets T + 1 places before: one table holds both.
+        self._longest = longest
+        self._rows = np.full((self.batch_size, 3 * longest + 3), BLANK)
+        self._rows[:, longest + 1] = START
+        self._bits = self._rows[:, longest + 2 : 2 * longest + 2]  # after a lane's T bits come blanks
+        self._inputs_at = np.arange(self.batch_size) * self._rows.shape[1] + longest + 1
+        self._index()
+
+    def _index(self):
+        self._targets_at = self._inputs_at - self._lengths - 1
+        self._ends = 2 * self._lengths + 2
+
+    def _set_sequences(self, lanes, lengths, bits):
+        """Give lanes other sequences, their bits one after the other."""
+        if lengths.max() > self._longest:
+            old = self._bits
+            self._make_rows(max(2 * self._longest, int(lengths.max())))
+            self._bits[:, : old.shape[1]] = old
+        rows = np.full((len(lanes), self._longest), BLANK)
+        rows[np.arange(self._longest) < lengths[:, None]] = bits
+        self._bits[lanes] = rows
+        self._lengths[lanes] = lengths
+        self._index()
+
+    def _start_sequences(self, lanes):
         if self.running_loss < self.THRESHOLD:
             self.length += 1
             self.running_loss = self.RESTART
-        T = max(1, int(self._generator.integers(self.length - 4, self.length, endpoint=True)))
-        return self._sequence(self._generator.integers(2, size=T))
-
-    @staticmethod
-    def _sequence(bits):
-        """Return (inputs, targets) for a bit string."""
-        blanks = np.full(len(bits) + 1, BLANK)
-        return np.concatenate([[START], bits, blanks]), np.concatenate([blanks, [START], bits])
+        lengths = self._generator.integers(self.length - 4, self.length, size=len(lanes), endpoint=True)
+        lengths = np.maximum(lengths, 1)
+        self._set_sequences(lanes, lengths, self._generator.integers(2, size=lengths.sum()))
+        self._position[lanes] = 0
 
     def __next__(self):
-        x = np.empty(self.batch_size, np.int64)
-        y = np.empty(self.batch_size, np.int64)
-        reset = np.zeros(self.batch_size, bool)
-        for lane in range(self.batch_size):
-            if self._sequences[lane] is None or self._position[lane] == len(self._sequences[lane][0]):
-                self._sequences[lane] = self._new_sequence()
-                self._position[lane] = 0
-                reset[lane] = True
-            inputs, targets = self._sequences[lane]
-            x[lane], y[lane] = inputs[self._position[lane]], targets[self._position[lane]]
-            self._position[lane] += 1
+        reset = self._position == self._ends
+        if np.count_nonzero(reset):
+            self._start_sequences(np.flatnonzero(reset))
+        x, y = self._rows.take(self._inputs_at + self._position), self._rows.take(self._targets_at + self._position)
+        self._position += 1
         return x, y, reset
 
     def evaluate(self, trainer):
@@ -113,9 +131,7 @@ examples:
 
     def state_dict(self):
         """Return the curriculum, the random stream and each lane's position in its sequence."""
-        started = self._sequences[0] is not None
-        lengths = [(len(inputs) - 2) // 2 for inputs, _ in self._sequences] if started else []
-        bits = [inputs[1 : T + 1] for (inputs, _), T in zip(self._sequences, lengths, strict=False)] if started else []
+        started = self._lengths[0] > 0
         return {
             "kind": "Copy",
             "batch_size": self.batch_size,
@@ -123,8 +139,8 @@ examples:
             "running_loss": self.running_loss,
             "rng": get_states([self._generator]),
             "position": self._position.copy(),
-            "lengths": np.array(lengths, np.int64),
-            "bits": np.concatenate([np.zeros(0, np.int64), *bits]),
+            "lengths": self._lengths.copy() if started else np.zeros(0, np.int64),
+            "bits": self._bits[np.arange(self._longest) < self._lengths[:, None]],
         }
 
     def load_state_dict(self, state):
@@ -149,7 +165,9 @@ examples:
 
         self.length, self.running_loss = length, running_loss
         set_states([self._generator], rng)
-        self._position[...] = position
-        self._sequences = [None] * self.batch_size
+        self._position[...] = position if lanes else 0
         if lanes:
-            self._sequences = [self._sequence(part) for part in np.split(bits, np.cumsum(lengths)[:-1])]
+            self._set_sequences(np.arange(lanes), lengths, bits)
+        else:
+            self._lengths[...] = -1
+            self._index()
