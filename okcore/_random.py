@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from okcore._validation import as_choice, as_int, as_real, describe
+from okcore._validation import as_choice, as_floats, as_int, as_real, describe
 
 
 def as_seed_sequence(rng):
@@ -62,9 +62,21 @@ def get_states(generators):
     return words
 
 
+def as_states(name, value, count):
+    """Return the positions of `count` streams, as `get_states` does; refuse words that no stream has.
+
+    PCG64's increment is odd. With an even one the stream may repeat one number forever, and a draw that rejects it
+    never ends.
+    """
+    words = as_floats(name, value, (count, 6), np.dtype(np.uint64))
+    if (words[:, 3] % 2 == 0).any() or (words[:, 4] > 1).any() or (words[:, 5] >= 2**32).any():
+        raise ValueError(f"{name} must hold positions of PCG64 streams, got {words.tolist()}")
+    return words
+
+
 def set_states(generators, words):
-    """Restore streams' positions that `get_states` returned."""
-    for generator, row in zip(generators, np.asarray(words, np.uint64), strict=True):
+    """Restore streams' positions that `as_states` has checked."""
+    for generator, row in zip(generators, words, strict=True):
         word = [int(w) for w in row]
         generator.bit_generator.state = {
             "bit_generator": "PCG64",

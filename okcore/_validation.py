@@ -36,7 +36,10 @@ def as_real(name, value, least=None, above=None, below=None):
     """Return `value` as a finite float, at least `least`, greater than `above`, smaller than `below`."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (float, numbers.Real)):
         raise TypeError(f"{name} must be a real number, got {describe(value)}")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # an int or a fraction beyond float64
+        raise ValueError(f"{name} must be finite in float64, got {describe(value)}") from None
     if not math.isfinite(number):
         raise ValueError(f"{name} must be finite, got {number}")
     if least is not None and number < least:
@@ -80,8 +83,8 @@ def as_dtype(name, dtype):
     return found
 
 
-def as_dict(name, value, keys=None):
-    """Return a mapping as a dict, with exactly these keys if they are given.
+def as_dict(name, value, keys=None, more=False):
+    """Return a mapping as a dict, with exactly these keys if they are given, or with `more` at least these.
 
     Arrays without axes become scalars: .npz files turn scalars into such arrays.
     """
@@ -91,7 +94,7 @@ def as_dict(name, value, keys=None):
     if keys is not None:
         if missing := sorted(set(keys) - set(value)):
             raise ValueError(f"{name} must hold {', '.join(missing)}, got one without")
-        if unknown := sorted(map(str, set(value) - set(keys))):
+        if not more and (unknown := sorted(map(str, set(value) - set(keys)))):
             raise ValueError(f"{name} must hold nothing but {', '.join(keys)}, got also {', '.join(unknown)}")
     return value
 

@@ -17,7 +17,7 @@ from okcore._carries.rank_one import RankOneCarry
 from okcore._docstrings import fill
 from okcore._engine.block_length import choose_block
 from okcore._engine.engine import Engine
-from okcore._random import get_states, lane_generators, set_states
+from okcore._random import as_states, get_states, lane_generators, set_states
 from okcore.cells import Cell
 
 __all__ = ["KFRTRL", "OK", "RTRL", "TBPTT", "UORO", "Estimator", "SnAp1"]
@@ -108,6 +108,8 @@ class Estimator(Engine):
             For the algorithms that draw.
         first_lane : int
         """
+        needed = ["batch", "threads", "update_every", *(name for name in cls.options if name == "block")]
+        options = _validation.as_dict("options", options, needed, more=True)
         arguments = {argument: options[option] for option, (argument, _) in cls.options.items() if option in options}
         if "block" in cls.options and options["block"] == "auto" and cls.auto_block is not None:
             arguments[cls.options["block"][0]] = cls.auto_block
@@ -224,8 +226,9 @@ class Estimator(Engine):
                 name, state[name], expected.shape, expected.dtype, finite=expected.dtype.kind == "f"
             )
             for name, expected in template.items()
-            if name in self._buffers or name == "rng" or name.startswith("carry.")
+            if name in self._buffers or name.startswith("carry.")
         }
+        rng = as_states("rng", state["rng"], self.batch_size)
         self.carry.check_arrays({name: arrays[f"carry.{name}"] for name in self.carry.arrays})
 
         self.tape.restore(tape)
@@ -233,7 +236,7 @@ class Estimator(Engine):
             buffer[...] = arrays[name]
         for name, array in self.carry.arrays.items():
             array[...] = arrays[f"carry.{name}"]
-        set_states(self.generators, arrays["rng"])
+        set_states(self.generators, rng)
         self._restore(steps)
 
     @staticmethod

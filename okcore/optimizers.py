@@ -1,5 +1,7 @@
 """Optimizers: in-place updates of named parameters, with a state that can be saved."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from okcore import _validation
@@ -41,6 +43,10 @@ class Optimizer:
 
     def update_all(self, updates):
         """Make several updates, {name: (parameter, gradient)}, or none of them if one cannot be made."""
+        if not (isinstance(updates, Mapping) and all(map(_is_pair, updates.values()))):
+            raise TypeError(
+                f"updates must be a dict of pairs (parameter, gradient), got {_validation.describe(updates)}"
+            )
         with np.errstate(all="ignore"):
             makers = [self._test(name, *pair) for name, pair in updates.items()]
         for name, make in zip(updates, makers, strict=True):
@@ -49,10 +55,12 @@ class Optimizer:
 
     def _test(self, name, parameter, gradient):
         """Return a function that makes the update, which has been found to be finite."""
-        for argument, array in (("parameter", parameter), ("gradient", gradient)):
-            if not isinstance(array, np.ndarray) or array.dtype not in (np.float32, np.float64):
-                wanted = "an array of float32 or float64"
-                raise TypeError(f"{argument} must be {wanted}, got {_validation.describe(array)}")
+        if not isinstance(name, str):
+            raise TypeError(f"name must be a string, got {_validation.describe(name)}")
+        _check_floats("parameter", parameter)
+        _check_floats("gradient", gradient)
+        if not parameter.flags.writeable:
+            raise ValueError(f"parameter {name!r} must be writeable, got a read-only array")
         if gradient.dtype != parameter.dtype:
             raise TypeError(f"gradient must be {parameter.dtype}, got {gradient.dtype}")
         if gradient.shape != parameter.shape:
@@ -94,10 +102,13 @@ class Optimizer:
     def load_state_dict(self, state, parameters):
         """Restore what `state_dict` returned, for parameters given by name."""
         state = _validation.as_dict("state", state)
+        if not isinstance(parameters, Mapping):
+            raise TypeError(f"parameters must be a dict, got {_validation.describe(parameters)}")
         if state.get("kind") != type(self).__name__:
             raise ValueError(f"state: optimizer must be {type(self).__name__}, got {state.get('kind')!r}")
         slots, counts = {}, {}
         for name, parameter in parameters.items():
+            _check_floats(f"parameter {name!r}", parameter)
             if f"{name}.count" not in state:
                 continue
             counts[name] = _validation.as_int(f"{name}.count", state[f"{name}.count"], 0)
@@ -110,6 +121,16 @@ class Optimizer:
                     key, state[key], parameter.shape, parameter.dtype, finite=True
                 ).copy()
         self._slots, self._counts, self._spare = slots, counts, {}
+
+
+def _is_pair(value):
+    return isinstance(value, tuple) and len(value) == 2
+
+
+def _check_floats(argument, array):
+    """Raise for what is no array of floats."""
+    if not isinstance(array, np.ndarray) or array.dtype not in (np.float32, np.float64):
+        raise TypeError(f"{argument} must be an array of float32 or float64, got {_validation.describe(array)}")
 
 
 class SGD(Optimizer):

@@ -6,6 +6,7 @@ import numpy as np
 
 from okcore import _learning, _validation
 from okcore._docstrings import fill
+from okcore._kernels import is_finite
 from okcore._random import initial_values
 
 PARAMETERS = """
@@ -29,6 +30,8 @@ PARAMETERS = """
 @fill(parameters=PARAMETERS)
 class Readout:
     """An affine map of [h, 1] with a loss.
+
+    A subclass defines `check_targets` and ``_credit``, or overrides `loss`.
 
     {parameters}
     """
@@ -55,10 +58,39 @@ class Readout:
     def _batch(self, h):
         """Return hidden states (B, n_hidden) of at least one lane."""
         h = _validation.as_array("h", h)
-        lanes = len(h) if h.ndim else 1
-        if lanes == 0:
-            raise ValueError(f"h must hold at least one lane, got shape {h.shape}")
-        return _validation.as_floats("h", h, (lanes, self.n_hidden), self.dtype, finite=True)
+        if h.ndim != 2 or len(h) == 0:
+            raise ValueError(f"h must hold at least one lane, (B, {self.n_hidden}), got shape {h.shape}")
+        return _validation.as_floats("h", h, (len(h), self.n_hidden), self.dtype, finite=True)
+
+    def loss(self, h, y):
+        """Return (loss in bits, dloss/dh, dloss/dweights); the loss is the mean over lanes, derivatives in nats.
+
+        Parameters
+        ----------
+        h : (B, n_hidden) array
+        y : array
+            One target per lane.
+
+        Raises
+        ------
+        FloatingPointError
+            If the loss or a derivative is not finite.
+        """
+        h = self._batch(h)
+        y = self.check_targets(y, len(h))
+        credit = _learning.outputs(h, self.weights)
+        with np.errstate(over="ignore", invalid="ignore"):
+            nats = self._credit(credit, y)
+        if not math.isfinite(nats):
+            raise FloatingPointError("the loss is not finite")
+        dh, gradient = _learning.gradients(credit, h, self.weights)
+        if not (is_finite(dh) and is_finite(gradient)):
+            raise FloatingPointError(f"the loss has derivatives that are not finite in {self.dtype}")
+        return nats / math.log(2), dh, gradient
+
+    def _credit(self, outputs, y):
+        """Return the mean loss in nats; replace the outputs (B, n_out) by its derivative with respect to them."""
+        raise NotImplementedError(f"{type(self).__name__} must define _credit(outputs, y) or loss(h, y)")
 
 
 @fill(parameters=PARAMETERS)
@@ -70,10 +102,10 @@ class SoftmaxReadout(Readout):
 
     def predict(self, h):
         """Return the probabilities of the symbols, (..., n_out)."""
-        return np.exp(self._finite(self._log_probabilities(h)))
+        return np.exp(self._finite(self._log_probabilities(self.outputs(h))))
 
-    def _log_probabilities(self, h):
-        logits = self.outputs(h)
+    @staticmethod
+    def _log_probabilities(logits):
         with np.errstate(invalid="ignore"):
             logits -= logits.max(axis=-1, keepdims=True)
         logits -= np.log(np.exp(logits).sum(axis=-1, keepdims=True))
@@ -81,7 +113,7 @@ class SoftmaxReadout(Readout):
 
     def bits(self, h, y):
         """Return the cross-entropy in bits of each target, for h (..., n_hidden) and symbols y (...)."""
-        log_p = self._finite(self._log_probabilities(h))
+        log_p = self._finite(self._log_probabilities(self.outputs(h)))
         y = _validation.as_symbols("y", y, log_p.shape[:-1], self.n_out)
         return np.take_along_axis(log_p, y[..., None], axis=-1)[..., 0] / -math.log(2)
 
@@ -91,13 +123,8 @@ class SoftmaxReadout(Readout):
             return y
         return np.ascontiguousarray(_validation.as_symbols("y", y, (batch_size,), self.n_out), np.int64)
 
-    def loss(self, h, y):
-        """Return (loss in bits, dloss/dh, dloss/dweights); the loss is the mean over lanes, derivatives in nats."""
-        h = self._batch(h)
-        y = self.check_targets(y, len(h))
-        credit = _learning.outputs(h, self.weights)
-        loss = _learning.softmax(credit, y) / math.log(2)
-        return loss, *_learning.gradients(credit, h, self.weights)
+    def _credit(self, outputs, y):
+        return _learning.softmax(outputs, y)
 
 
 @fill(parameters=PARAMETERS)
@@ -115,12 +142,8 @@ class LinearReadout(Readout):
         """Return y as an array (B, n_out) of the readout's dtype."""
         return _validation.as_floats("y", y, (batch_size, self.n_out), self.dtype, finite=True)
 
-    def loss(self, h, y):
-        """Return (loss in bits, dloss/dh, dloss/dweights); the loss is the mean over lanes, derivatives in nats."""
-        h = self._batch(h)
-        y = self.check_targets(y, len(h))
-        error = _learning.outputs(h, self.weights)
-        error -= y
-        loss = 0.5 * float(np.square(error, dtype=np.float64).sum()) / len(h) / math.log(2)
-        error *= self.dtype.type(1 / len(h))
-        return loss, *_learning.gradients(error, h, self.weights)
+    def _credit(self, outputs, y):
+        outputs -= y
+        nats = 0.5 * float(np.square(outputs, dtype=np.float64).sum()) / len(outputs)
+        outputs *= self.dtype.type(1 / len(outputs))
+        return nats

@@ -89,10 +89,13 @@ class OnlineTrainer:
         """
         y = self.readout.check_targets(y, self.estimator.batch_size)
         h = self._step(x, reset)
-        loss, dh, readout_gradient = self._loss(h, y)
         self.steps += 1
-        if not math.isfinite(loss):
-            raise FloatingPointError(f"the loss is not finite at step {self.steps}: lower the learning rate, or clip")
+        try:
+            loss, dh, readout_gradient = self._loss(h, y)
+            if not math.isfinite(loss):
+                raise FloatingPointError("the loss is not finite")
+        except FloatingPointError as error:
+            raise FloatingPointError(f"{error} at step {self.steps}: lower the learning rate, or clip") from None
         self._learn(dh, readout_gradient)
         return loss
 
@@ -169,6 +172,8 @@ class OnlineTrainer:
         steps = _validation.as_int("steps", steps, 0)
         if not (hasattr(task, "__next__") and hasattr(task, "observe")):
             raise TypeError(f"task must be an iterator with a method observe, got {_validation.describe(task)}")
+        if not (callback is None or callable(callback)):
+            raise TypeError(f"callback must be callable, got {_validation.describe(callback)}")
         losses = np.empty(steps)
         taken = 0
         show = sys.stderr.isatty() if progress is None else progress

@@ -92,9 +92,16 @@ OUTPUTS = {
     "a list": (lambda good: good.tolist(), TypeError),
 }
 INTEGERS = values(ValueError, 0, -1) | values(TypeError, True, np.True_, 1.5, NAN, [2], None)
-REALS = values(ValueError, -1, NAN, INF) | values(TypeError, True, "1e-3", None, [1.0])
+REALS = values(ValueError, -1, NAN, INF, 10**400) | values(TypeError, True, "1e-3", None, [1.0])
 POSITIVE = values(ValueError, 0) | REALS
 SEEDS = values(ValueError, -1) | values(TypeError, 0.5, "seed", [1.0])
+STREAMS = {  # what no PCG64 stream's position holds: with an increment of 0 a draw may never end
+    "of zeros": (np.zeros_like, ValueError),
+    "with an even increment": (lambda rng: rng - np.uint64([0, 0, 0, 1, 0, 0]), ValueError),
+    "with a flag of 2": (lambda rng: rng | np.uint64([0, 0, 0, 0, 2, 0]), ValueError),
+    "with a half word beyond 32 bits": (lambda rng: spoil(rng, 2**32), ValueError),
+    "as int64": (lambda rng: rng.astype(np.int64), TypeError),
+}
 DTYPE = values(TypeError, int, "int32", np.float16, ">f4", "nonsense", None)
 
 
@@ -224,6 +231,9 @@ def estimator_cases(name):
     )  # fmt: skip
     if "block" in arguments:
         cases += keyword(new, "block", values(TYPE_OR_VALUE, "fast"))
+    small = {"rank": 2, "block": 2, "batch": 2, "threads": 1, "update_every": 1}
+    cases += argument(f"{cls.__name__}.from_options", "options", lambda c, options: cls.from_options(CELL, options),
+                      values(TypeError, None, 7, [1]), values(ValueError, {}, without(small, "batch")))
     if "mixing" in arguments:
         cases += keyword(new, "mixing", values(ValueError, "noise", None))
     if "tolerance" in arguments:
@@ -321,6 +331,17 @@ OPTIMIZERS = [
               GRADIENTS, shapes(np.s_[:1]), like="h"),
     *argument("SGD.update", "gradient", lambda c, gradient: c.sgd.update("a", c.h.copy(), gradient),
               GRADIENTS, shapes(np.s_[:1]), like="h"),
+    *argument("SGD.update", "parameter", lambda c, parameter: c.sgd.update("a", parameter, c.h),
+              {"read-only": (read_only, ValueError)}, like="h"),
+    *argument("SGD.update", "name", lambda c, name: c.sgd.update(name, c.h, c.h), values(TypeError, 1, None)),
+    *argument("SGD.update_all", "updates", lambda c, updates: c.sgd.update_all(updates),
+              values(TypeError, None, 7, {"a": 1}, {"a": (1, 2, 3)})),
+    case("SGD.update_all with a read-only parameter after another",
+         lambda c: c.sgd.update_all({"a": (c.h, c.h), "b": (read_only(c.h), c.h)}), ValueError, "parameter"),
+    *argument("Adam.load_state_dict", "parameters", lambda c, value: c.adam.load_state_dict(c.adam_state, value),
+              values(TypeError, None, 1.0)),
+    *argument("Adam.load_state_dict", "parameter", lambda c, value: c.adam.load_state_dict(c.adam_state, {"a": value}),
+              values(TypeError, None, 1.0, [1.0])),
     *argument("Adam.update", "parameter", lambda c, parameter: c.adam.update("a", parameter, parameter),
               without(OTHER_FLOATS, "in the other dtype"), NO_FLOATS, like="h"),
     *argument("Adam.load_state_dict", "state", load_adam, values(TypeError, None)),
@@ -351,7 +372,7 @@ TASKS = [
         "of a text": (lambda _: a_text().state_dict(), ValueError),
         "of three lanes": (lambda _: tasks.Copy(3).state_dict(), ValueError),
     }),
-    *entry("copy", "rng"),
+    *entry("copy", "rng", STREAMS),
     *entry("copy", "length", values(ValueError, 0)),
     *entry("copy", "running_loss", values(ValueError, NAN)),
     *entry("copy", "position", {"out of range": (lambda _: np.array([9, 99]), ValueError)}),
@@ -485,7 +506,7 @@ LOADS = [
     *entry("est", "w", {"of another shape": (lambda _: np.zeros((9, 9)), TYPE_OR_VALUE)}),
     *entry("est", "w_slot", {f"with {value}": (lambda slot, v=value: spoil(slot, v), ValueError) for value in (9, -1)}),
     *entry("est", "cut"),
-    *entry("est", "rng", shapes(np.s_[:1]), {"as int64": (lambda rng: rng.astype(np.int64), TypeError)}),
+    *entry("est", "rng", shapes(np.s_[:1]), STREAMS),
 ]  # fmt: skip
 
 
@@ -598,6 +619,8 @@ TRAINER_CALLS = [
     *argument("predict", "x", lambda c, x: c.trainer.predict(x), INPUTS, SYMBOLS_OUT_OF_RANGE, like="ones"),
     *argument("predict", "reset", lambda c, reset: c.trainer.predict([0, 1], reset=reset), values(TypeError, [1, 0])),
     *argument("fit", "steps", lambda c, steps: c.trainer.fit(c.task, steps), without(INTEGERS, "0")),
+    *argument("fit", "callback", lambda c, callback: c.trainer.fit(c.task, 2, callback=callback),
+              values(TypeError, 7, "nonsense")),
     *argument("fit", "task", lambda c, task: c.trainer.fit(task, 2), values(TypeError, 7, None, [1, 2])),
     *argument("evaluate_bits", "symbols", lambda c, symbols: c.trainer.evaluate_bits(np.array(symbols)),
               values(ValueError, [1], [0, 3, 1], [0, 1, 3], [0, 1, -1], [[0, 1]]), values(TypeError, [0.0, 1.0])),

@@ -434,8 +434,29 @@ def test_fit_learns(estimator):
 def test_a_loss_that_is_not_finite_is_an_error():
     trainer = make_trainer(readout=okcore.LinearReadout)
     trainer.readout.weights[...] = np.inf
-    with np.errstate(all="ignore"), pytest.raises(FloatingPointError, match=r"loss.*step 1"):
+    with pytest.raises(FloatingPointError, match=r"loss.*step 1"):
         trainer.partial_fit([0, 1, 2], np.ones((B, OUT), np.float32))
+
+
+@pytest.mark.parametrize("kind, h, weights, word", [
+    *((kind, *row, "loss is") for kind in (okcore.SoftmaxReadout, okcore.LinearReadout)
+      for row in ((3e38, 10.0), (1.0, np.inf), (1.0, np.nan))),
+    (okcore.LinearReadout, 1e30, 1.0, "derivatives"),  # the loss, in float64, is finite
+])  # fmt: skip
+def test_a_loss_or_a_derivative_that_is_not_finite_is_an_error(kind, h, weights, word):
+    readout = kind(N, OUT, rng=0)
+    readout.weights[...] = weights
+    y = [0] if kind is okcore.SoftmaxReadout else np.zeros((1, OUT), np.float32)
+    with pytest.raises(FloatingPointError, match=word):
+        readout.loss(np.full((1, N), h, np.float32), y)
+
+
+def test_a_step_whose_loss_is_not_finite_is_counted():
+    trainer = make_trainer(readout=okcore.LinearReadout)
+    trainer.readout.weights[...] = np.inf
+    with pytest.raises(FloatingPointError, match="loss is not finite at step 1"):
+        trainer.partial_fit([0, 1, 2], np.ones((B, OUT), np.float32))
+    assert trainer.steps == trainer.estimator.steps == 1
 
 
 # ---- evaluate_bits -------------------------------------------------------------------------------

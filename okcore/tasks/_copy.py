@@ -3,7 +3,7 @@
 import numpy as np
 
 from okcore import _validation
-from okcore._random import as_generator, get_states, set_states
+from okcore._random import as_generator, as_states, get_states, set_states
 from okcore.tasks._base import Task, task
 
 START, BLANK = 2, 3
@@ -153,7 +153,7 @@ examples:
             )
         length = _validation.as_int("length", state["length"], 1)
         running_loss = _validation.as_real("running_loss", state["running_loss"])
-        rng = _validation.as_floats("rng", state["rng"], (1, 6), np.dtype(np.uint64))
+        rng = as_states("rng", state["rng"], 1)
         integer = np.dtype(np.int64)
         lengths = _validation.as_array("lengths", state["lengths"])
         lanes = self.batch_size if lengths.size else 0  # none before the first step
