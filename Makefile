@@ -8,17 +8,19 @@
 # make lint   ruff and cython-lint
 # make test-debug   all tests against a build with bounds checks
 # make kill-test [KILLS=200] [SEED=n]  runs interrupted at random times must resume with the same bits
+# make fuzz [CALLS=100000] [SEED=n]  everything public, called with random and boundary arguments
 # make clean  removes .venv and everything built
 
 PYTHON ?= python3
 VENV ?= .venv
 KILLS ?= 200
+CALLS ?= 100000
 INSTALL = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 # What an extra of pyproject.toml needs, without building okcore again
 extra = $$($(VENV)/bin/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['$(1)'])")
 SOURCES := pyproject.toml setup.py $(wildcard $(foreach kind,pyx pxd h,okcore/*.$(kind) okcore/*/*.$(kind))) okcore/_simd/simd.c
 
-.PHONY: demo test torch lint targets compare figures bench bench-quick test-debug kill-test clean
+.PHONY: demo test torch lint targets compare figures bench bench-quick test-debug kill-test fuzz clean
 
 demo: $(VENV)/.ready
 	$(VENV)/bin/okcore train copy
@@ -59,6 +61,9 @@ test-debug:
 
 kill-test: $(VENV)/.ready
 	$(VENV)/bin/python -m tests.campaigns.kill --kills $(KILLS) $(if $(SEED),--seed $(SEED))
+
+fuzz: $(VENV)/.ready
+	$(VENV)/bin/python -m tests.campaigns.fuzz --calls $(CALLS) $(if $(SEED),--seed $(SEED))
 
 $(VENV)/.ready: $(SOURCES)
 	@$(PYTHON) -c "import ensurepip, sys; assert sys.version_info >= (3, 11)" 2>/dev/null || \
