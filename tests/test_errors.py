@@ -373,7 +373,8 @@ TASKS = [
         "of three lanes": (lambda _: tasks.Copy(3).state_dict(), ValueError),
     }),
     *entry("copy", "rng", STREAMS),
-    *entry("copy", "length", values(ValueError, 0)),
+    *entry("copy", "length", values(ValueError, 0, 2**31 - 1)),
+    *keyword(partial(tasks.Copy, 2), "length", values(ValueError, 2**31 - 1)),
     *entry("copy", "running_loss", values(ValueError, NAN)),
     *entry("copy", "position", {"out of range": (lambda _: np.array([9, 99]), ValueError)}),
     *states("text", values(TypeError, None), {
@@ -396,6 +397,7 @@ CALLS = [
         "of another cell": (lambda _: okcore.Carry(okcore.RNN(5, 9), 1), ValueError),
     }),
     *keyword(partial(okcore.Carry, CELL), "batch_size", values(ValueError, 0)),
+    *argument("Carry", "cell", lambda c, cell: okcore.Carry(cell, 1), values(TypeError, None, 7, okcore.RNN)),
     *KRON, *READOUTS, *OPTIMIZERS, *TASKS,
 ]  # fmt: skip
 

@@ -42,7 +42,7 @@ cdef class Carry(Buffers):
         Figures about the last absorb, one per lane; empty unless a subclass overrides it.
     """
 
-    def __init__(self, CellKernel cell, batch_size):
+    def __init__(self, CellKernel cell not None, batch_size):
         if self.cell is not None:
             raise RuntimeError(f"{type(self).__name__}.__init__ must be called once")
         self.batch_size = _validation.as_int("batch_size", batch_size, 1)

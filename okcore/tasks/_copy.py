@@ -59,10 +59,11 @@ examples:
     )
 
     THRESHOLD, RESTART, DECAY = 0.15, 0.3, 0.999
+    LONGEST = 2**20  # bits; none that is learned comes near
 
     def __init__(self, batch_size, rng=None, length=1):
         self.batch_size = _validation.as_int("batch_size", batch_size, 1)
-        self.length = _validation.as_int("length", length, 1)
+        self.length = _validation.as_int("length", length, 1, self.LONGEST)
         self.running_loss = 1.0
         # Always PCG64, whatever `rng` is, so that a checkpoint can hold the stream's position.
         self._generator = np.random.Generator(np.random.PCG64(as_generator(rng).integers(2**63)))
@@ -151,7 +152,7 @@ examples:
                 f"state must be of a Copy task with {self.batch_size} lanes, "
                 f"got {state['kind']} with {state['batch_size']}"
             )
-        length = _validation.as_int("length", state["length"], 1)
+        length = _validation.as_int("length", state["length"], 1, self.LONGEST)
         running_loss = _validation.as_real("running_loss", state["running_loss"])
         rng = as_states("rng", state["rng"], 1)
         integer = np.dtype(np.int64)
