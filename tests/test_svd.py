@@ -1,7 +1,7 @@
 """LAPACK's SVD may not converge: QR iteration takes over, and if that fails too, the error says so.
 
-No matrix is known that makes it fail, so LAPACK is replaced: SciPy hands its functions to okcore by address as okcore is
-imported, and a process of its own hands over others.
+No matrix is known that makes it fail, so LAPACK is replaced: SciPy hands its functions to okcore by address as okcore
+is imported, and a process of its own hands over others.
 """
 
 import subprocess
