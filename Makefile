@@ -9,18 +9,21 @@
 # make test-debug   all tests against a build with bounds checks
 # make kill-test [KILLS=200] [SEED=n]  runs interrupted at random times must resume with the same bits
 # make fuzz [CALLS=100000] [SEED=n]  everything public, called with random and boundary arguments
+# make sanitize [SANITIZE=thread]   all tests against a build with the address and undefined-behaviour sanitizers; or
+#             with the thread sanitizer, those of threads, without OpenMP (gcc, half an hour)
 # make clean  removes .venv and everything built
 
 PYTHON ?= python3
 VENV ?= .venv
 KILLS ?= 200
 CALLS ?= 100000
+SANITIZE ?= address,undefined
 INSTALL = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 # What an extra of pyproject.toml needs, without building okcore again
 extra = $$($(VENV)/bin/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['$(1)'])")
 SOURCES := pyproject.toml setup.py $(wildcard $(foreach kind,pyx pxd h,okcore/*.$(kind) okcore/*/*.$(kind))) okcore/_simd/simd.c
 
-.PHONY: demo test torch lint targets compare figures bench bench-quick test-debug kill-test fuzz clean
+.PHONY: demo test torch lint targets compare figures bench bench-quick test-debug kill-test fuzz sanitize clean
 
 demo: $(VENV)/.ready
 	$(VENV)/bin/okcore train copy
@@ -53,11 +56,25 @@ bench-quick: $(VENV)/.ready
 	cd bench && ../$(VENV)/bin/asv machine --yes && OPENBLAS_NUM_THREADS=1 ../$(VENV)/bin/asv run --quick \
 	  --environment "existing:../$(VENV)/bin/python" --set-commit-hash "$$(git rev-parse HEAD)"
 
+copy_into = rm -rf $(1) && mkdir -p $(1) && git ls-files -z | xargs -0 cp --parents -t $(1)
+
 # Bounds, overflow and initialisation checks; a folder and an environment of its own beside the optimised build.
 test-debug:
-	rm -rf build/debug && mkdir -p build/debug
-	git ls-files -z | xargs -0 cp --parents -t build/debug
+	$(call copy_into,build/debug)
 	OKCORE_DEBUG=1 $(MAKE) -C build/debug test
+
+# The interpreter is not instrumented, so the sanitizers' libraries are loaded before it; what it leaks is not ours. An
+# allocation that asks for too much must fail as it does elsewhere, and OpenMP of gcc waits in ways that only an
+# instrumented one could explain to the thread sanitizer.
+comma = ,
+SANITIZERS = $(foreach name,$(subst $(comma), ,$(SANITIZE)),$(shell gcc -print-file-name=lib$(if $(filter undefined,$(name)),ub,$(if $(filter address,$(name)),a,t))san.so))
+sanitize:
+	$(call copy_into,build/sanitize)
+	OKCORE_SANITIZE=$(SANITIZE) OKCORE_OPENMP=$(if $(filter thread,$(SANITIZE)),0,1) $(MAKE) -C build/sanitize .venv/.ready
+	cd build/sanitize && LD_PRELOAD="$(SANITIZERS)" TSAN_OPTIONS=halt_on_error=1 \
+	  ASAN_OPTIONS=detect_leaks=0:max_allocation_size_mb=4096:allocator_may_return_null=1 \
+	  $(if $(filter thread,$(SANITIZE)),setarch -R) .venv/bin/python -m pytest \
+	  $(if $(filter thread,$(SANITIZE)),tests/test_threads.py)
 
 kill-test: $(VENV)/.ready
 	$(VENV)/bin/python -m tests.campaigns.kill --kills $(KILLS) $(if $(SEED),--seed $(SEED))

@@ -2,6 +2,7 @@
 
 OKCORE_DEBUG=1 builds with checks of bounds, overflow and initialisation, and little optimisation.
 OKCORE_OPENMP=0 builds without OpenMP (lanes then run on one thread).
+OKCORE_SANITIZE=address,undefined builds with the compiler's sanitizers, whose libraries must then be loaded first.
 """
 
 import contextlib
@@ -20,6 +21,7 @@ from setuptools.command.build_ext import build_ext
 
 HERE = Path(__file__).parent
 DEBUG = os.environ.get("OKCORE_DEBUG", "0") == "1"
+SANITIZE = os.environ.get("OKCORE_SANITIZE", "")
 C_KERNELS = HERE / "okcore" / "_simd"
 WITH_C_KERNELS = "okcore._kernels"  # the one module they are linked into; the others cimport from it
 
@@ -97,8 +99,9 @@ def compile_to_c(extensions):
 
 
 write_blas_int()
-flags = ["-O1", "-g"] if DEBUG else ["-O3"]
+flags = ["-O1", "-g"] if DEBUG or SANITIZE else ["-O3"]
 flags += ["-fno-strict-aliasing", "-ffp-contract=fast", "-fno-math-errno"]  # errno would keep sqrt out of vectors
+sanitize = [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all"] if SANITIZE else []
 extensions = []
 for path in sorted((HERE / "okcore").rglob("*.pyx")):
     source = path.relative_to(HERE)
@@ -110,7 +113,8 @@ for path in sorted((HERE / "okcore").rglob("*.pyx")):
             include_dirs=[numpy.get_include(), str(C_KERNELS.relative_to(HERE))],
             depends=[str(header.relative_to(HERE)) for header in sorted(C_KERNELS.glob("*.h"))],
             define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")] + [("OKCORE_DEBUG", "1")] * DEBUG,
-            extra_compile_args=flags,
+            extra_compile_args=[*flags, *sanitize],
+            extra_link_args=sanitize[:1],
         )
     )
 setup(ext_modules=compile_to_c(extensions), cmdclass={"build_ext": BuildExtensions})
