@@ -40,6 +40,18 @@ def test_links_lead_somewhere(page):
         assert (ROOT / target).exists(), target
 
 
+def test_every_promise_names_tests_that_exist():
+    text = (ROOT / "docs" / "reliability.md").read_text()
+    named = set(re.findall(r"`(test_\w+\.py)(?:::(\w+))?`", text))
+    assert len(named) > 40
+    for file, name in named:
+        tests = (ROOT / "tests" / file).read_text()
+        assert name == "" or f"\ndef {name}(" in tests, f"{file}::{name}"
+    rows = [line for line in text.splitlines() if line.startswith("|") and not line.startswith(("| promise", "|---"))]
+    for row in rows:
+        assert "`test_" in row.rpartition(" | ")[2], row
+
+
 @pytest.mark.parametrize("name", okcore.__all__)
 def test_public_names_are_documented(name):
     thing = getattr(okcore, name)
