@@ -102,20 +102,21 @@ class SoftmaxReadout(Readout):
 
     def predict(self, h):
         """Return the probabilities of the symbols, (..., n_out)."""
-        return np.exp(self._finite(self._log_probabilities(self.outputs(h))))
+        return self._finite(np.exp(self._log_probabilities(self.outputs(h))))
 
     @staticmethod
     def _log_probabilities(logits):
-        with np.errstate(invalid="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             logits -= logits.max(axis=-1, keepdims=True)
         logits -= np.log(np.exp(logits).sum(axis=-1, keepdims=True))
         return logits
 
     def bits(self, h, y):
         """Return the cross-entropy in bits of each target, for h (..., n_hidden) and symbols y (...)."""
-        log_p = self._finite(self._log_probabilities(self.outputs(h)))
+        log_p = self._log_probabilities(self.outputs(h))
         y = _validation.as_symbols("y", y, log_p.shape[:-1], self.n_out)
-        return np.take_along_axis(log_p, y[..., None], axis=-1)[..., 0] / -math.log(2)
+        with np.errstate(over="ignore"):
+            return self._finite(np.take_along_axis(log_p, y[..., None], axis=-1)[..., 0] / -math.log(2))
 
     def check_targets(self, y, batch_size):
         """Return y as an array of B symbols."""

@@ -373,6 +373,7 @@ TASKS = [
         "of three lanes": (lambda _: tasks.Copy(3).state_dict(), ValueError),
     }),
     *entry("copy", "rng", STREAMS),
+    *entry("delay", "rng", STREAMS),
     *entry("copy", "length", values(ValueError, 0, 2**31 - 1)),
     *keyword(partial(tasks.Copy, 2), "length", values(ValueError, 2**31 - 1)),
     *entry("copy", "running_loss", values(ValueError, NAN)),
@@ -411,7 +412,8 @@ def context(tmp_path):
         u=np.ones((5, 3)), A=np.ones((5, 4, 6)), v=np.ones(4), H=np.ones((4, 4)), signs=np.ones(5),
         softmax=okcore.SoftmaxReadout(N, 3, rng=0), softmax_y=[0, 1],
         linear=okcore.LinearReadout(N, 3, rng=0), linear_y=np.ones((2, 3), np.float32), h=np.ones((2, N), np.float32),
-        adam=okcore.Adam(), sgd=okcore.SGD(1), copy=tasks.Copy(2, rng=0), text=a_text(),
+        adam=okcore.Adam(), sgd=okcore.SGD(1), copy=tasks.Copy(2, rng=0), delay=tasks.Delay(2, rng=0),
+        text=a_text(),
     )  # fmt: skip
     c.adam_state = {"kind": "Adam", "a.count": 1, "a.mean": c.h, "a.square": c.h}
     next(c.copy)
@@ -427,7 +429,7 @@ def test_calls(call, error, word, context):
     def state():
         arrays = {name: getattr(context, name).copy() for name in ("u", "A", "v", "H", "signs", "h", "linear_y")}
         arrays |= {name: getattr(context, name).weights.copy() for name in ("softmax", "linear")}
-        owners = {name: getattr(context, name).state_dict() for name in ("adam", "sgd", "copy", "text")}
+        owners = {name: getattr(context, name).state_dict() for name in ("adam", "sgd", "copy", "delay", "text")}
         return checkpoint.flatten({"arrays": arrays, "cell": {"theta": context.cell.theta.copy()}} | owners)
 
     before = state()

@@ -130,6 +130,16 @@ def test_outputs_that_overflow_are_reported(kind):
             call(np.full((1, N), 3e38, np.float32))
 
 
+def test_softmax_at_the_ends_of_the_range():
+    readout = okcore.SoftmaxReadout(1, 2, init="zeros")
+    readout.weights[:, 0] = 1, -1
+    far = np.full((1, 1), 3.4e38, np.float32)  # the outputs are finite, their difference is not
+    assert readout.predict(far).tolist() == [[1, 0]] and readout.bits(far, [0]) == 0
+    for h in (far, far / 2):  # the log-probability is not finite, or is in nats but not in bits
+        with pytest.raises(FloatingPointError, match="not finite"):
+            readout.bits(h, [1])
+
+
 @pytest.mark.parametrize("kind", [okcore.SoftmaxReadout, okcore.LinearReadout])
 def test_a_batch_without_lanes_is_refused(kind):
     y = np.zeros(0, int) if kind is okcore.SoftmaxReadout else np.zeros((0, OUT), np.float32)

@@ -1,6 +1,5 @@
 """Estimators and trainers go to the processes of joblib and dask, in mid-block, and come back with the same bits."""
 
-import distributed
 import joblib
 import pytest
 from joblib.externals.loky import get_reusable_executor
@@ -46,6 +45,7 @@ def on_joblib():
 
 @pytest.fixture
 def on_dask(tmp_path):
+    distributed = pytest.importorskip("distributed")
     with (
         distributed.LocalCluster(
             n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, local_directory=tmp_path

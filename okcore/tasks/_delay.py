@@ -3,7 +3,7 @@
 import numpy as np
 
 from okcore import _validation
-from okcore._random import as_generator, get_states, set_states
+from okcore._random import as_generator, as_states, get_states, set_states
 from okcore.tasks._base import Task, task
 
 BLANK, CUE = 2, 3
@@ -150,7 +150,7 @@ examples:
         longest = _validation.as_int("longest", state["longest"], 1)
         running_loss = _validation.as_real("running_loss", state["running_loss"])
         recalled = _validation.as_int("recalled", state["recalled"], 0, self.batch_size)
-        rng = _validation.as_floats("rng", state["rng"], (1, 6), np.dtype(np.uint64))
+        rng = as_states("rng", state["rng"], 1)
         bits = _validation.as_symbols("bits", state["bits"], self._bits.shape, 2)
         delays = _validation.as_symbols("delays", state["delays"], self._delays.shape, longest + 1)
         left = _validation.as_symbols("left", state["left"], self._left.shape, longest + 2 * BITS + 1)

@@ -395,7 +395,9 @@ class ATask(Subject):
         given = {name: CONSTRUCTOR[name](self) for name, default in parameters_of(make) if not default}
         self.task = t = make(**given)
         self.good = {"loss_bits": lambda: self.rng.random(), "saved": t.state_dict}
-        self.calls = public(t) | copies(t, lambda task: task.state_dict())
+        of_runs = "resolve", "from_options", "evaluate", "summary"  # called with options that were resolved
+        self.calls = {name: call for name, call in public(t).items() if name not in of_runs}
+        self.calls |= copies(t, lambda task: task.state_dict())
         self.calls["load_state_dict"] = named(t.load_state_dict, state="saved")
 
     def state(self):
@@ -413,6 +415,7 @@ class Functions(Subject):
             "v": lambda: self.floats(S), "H": lambda: self.floats(4, S), "rank": lambda: int(self.rng.integers(1, 5)),
             "rng": lambda: 3, "mixing": lambda: ("signs", "sampling")[self.rng.integers(2)],
             "signs": lambda: np.where(self.mask(N), 1.0, -1.0), "start": lambda: self.rng.random(),
+            "tolerance": lambda: (None, 0.1)[self.rng.integers(2)],
         }  # fmt: skip
         self.calls = {name: getattr(kron, name) for name in kron.__all__}
 
@@ -438,7 +441,8 @@ CONSTRUCTOR = {
     "learning_rate": lambda s: 0.1, "beta1": lambda s: 0.5, "beta2": lambda s: 0.5, "eps": lambda s: 1e-8,
     "estimator": lambda s: s.new_estimator(s.cell), "readout": lambda s: s.new_readout(),
     "optimizer": lambda s: s.new_optimizer(), "clip": lambda s: 1.0, "carry": lambda s: Forgets(s.cell, s.B),
-    "length": lambda s: 2, "source": lambda s: b"to be or not to be", "valid": lambda s: b"to be",
+    "delay": lambda s: 2, "values": lambda s: np.sin(np.arange(20.0)), "length": lambda s: 2,
+    "source": lambda s: b"to be or not to be", "valid": lambda s: b"to be",
     "reset_every": lambda s: 3,
 }  # fmt: skip
 
