@@ -5,6 +5,7 @@
 # make compare  others at the same job; with PyTorch if it is installed in .venv
 # make figures  measure and draw docs/figures (a few minutes)
 # make bench, make bench-quick   the airspeed-velocity suite (bench/README.md)
+# make docs   the documentation as HTML, in build/docs
 # make lint   ruff and cython-lint
 # make test-debug   all tests against a build with bounds checks
 # make kill-test [KILLS=200] [SEED=n]  runs interrupted at random times must resume with the same bits
@@ -23,7 +24,7 @@ INSTALL = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 extra = $$($(VENV)/bin/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['$(1)'])")
 SOURCES := pyproject.toml setup.py $(wildcard $(foreach kind,pyx pxd h,okcore/*.$(kind) okcore/*/*.$(kind))) okcore/_simd/simd.c
 
-.PHONY: demo test torch lint targets compare figures bench bench-quick test-debug kill-test fuzz sanitize clean
+.PHONY: demo test torch docs lint targets compare figures bench bench-quick test-debug kill-test fuzz sanitize clean
 
 demo: $(VENV)/.ready
 	$(VENV)/bin/okcore train copy
@@ -33,6 +34,11 @@ test: $(VENV)/.ready
 
 torch: $(VENV)/.ready
 	$(INSTALL) $(call extra,torch)
+
+docs: $(VENV)/.ready
+	$(INSTALL) $(call extra,docs)
+	$(VENV)/bin/python -m sphinx -q -W --keep-going -b html docs build/docs
+	$(VENV)/bin/python -m sphinx -q -W -b doctest docs build/doctest
 
 lint: $(VENV)/.ready
 	$(VENV)/bin/ruff check .

@@ -4,8 +4,6 @@ cimport numpy as cnp
 from cython cimport floating
 from libc.math cimport sqrt
 
-import numpy as np
-
 from okcore._kernels cimport adam, gemm, softmax_credit, sum_of_squares
 
 cnp.import_array()
@@ -16,8 +14,8 @@ cdef void *entries(name, cnp.ndarray array, int type_number, Py_ssize_t size) ex
     if (cnp.PyArray_TYPE(array) != type_number or cnp.PyArray_SIZE(array) != size
             or not cnp.PyArray_ISCARRAY_RO(array)):
         raise ValueError(
-            f"{name} must be a C-contiguous array of {size} entries of {cnp.PyArray_DescrFromType(type_number)}, got {array.dtype} array of "
-            f"shape {(<object> array).shape}")
+            f"{name} must be a C-contiguous array of {size} entries of {cnp.PyArray_DescrFromType(type_number)}, "
+            f"got {array.dtype} array of shape {(<object> array).shape}")
     return cnp.PyArray_DATA(array)
 
 
@@ -123,7 +121,7 @@ def are_symbols(y, Py_ssize_t B, int n_out):
 
 
 def softmax(cnp.ndarray outputs, cnp.ndarray y):
-    """Overwrite outputs (B, n_out) with the credit of the mean cross-entropy with symbols y (B,); return the loss, nats."""
+    """Overwrite outputs (B, n_out) with the credit of the mean cross-entropy with symbols y (B,); return it in nats."""
     cdef int type_number = type_of("outputs", outputs)
     cdef Py_ssize_t B, n_out
     B, n_out = (<object> outputs).shape
@@ -140,7 +138,7 @@ def softmax(cnp.ndarray outputs, cnp.ndarray y):
     return nats / B
 
 
-# ---- gradients and updates ---------------------------------------------------------------------------------------------
+# ---- gradients and updates ----------------------------------------------------------------------
 
 
 def norm(cnp.ndarray array):

@@ -41,7 +41,7 @@ RNG = """
 
 
 # The axis of the lanes in a state's arrays; those of the carry have it first. What the lanes share is not here.
-LANE_AXIS = {"state": 0, "rng": 0, "u_hat": 1, "d": 1, "c": 1, "cut": 1, "credit": 1}
+LANE_AXIS = {"state": 0, "rng": 0, "input_d": 0, "u_hat": 1, "d": 1, "c": 1, "cut": 1, "credit": 1}
 
 
 @fill(rng=RNG)
@@ -251,15 +251,22 @@ class Estimator(Engine):
 
         Raises
         ------
-        ValueError
-            Naming an entry that must be the same in all states and is not.
+        ValueError, TypeError
+            Naming an entry that is missing, has other shapes, or must be the same in all states and is not.
         """
+        if not isinstance(states, (list, tuple)) or not states:
+            raise TypeError(f"states must be a list of states, got {_validation.describe(states)}")
+        states = [_validation.as_dict("states", state) for state in states]
+        states = [_validation.as_dict("states", state, states[0]) for state in states]
         joined = {}
         for name, value in states[0].items():
             values = [state[name] for state in states]
             axis = _lane_axis(name)
             if axis is not None:
-                joined[name] = np.concatenate(values, axis)
+                try:
+                    joined[name] = np.concatenate(values, axis)
+                except ValueError as error:
+                    raise ValueError(f"{name} must have a lane axis in all states: {error}") from None
             elif name in ("batch_size", "argument.batch_size", "pending"):
                 joined[name] = sum(values)
             elif name == "credited":

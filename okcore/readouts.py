@@ -58,9 +58,10 @@ class Readout:
     def _batch(self, h):
         """Return hidden states (B, n_hidden) of at least one lane."""
         h = _validation.as_array("h", h)
-        if h.ndim != 2 or len(h) == 0:
+        lanes = len(h) if h.ndim else 1
+        if lanes == 0:
             raise ValueError(f"h must hold at least one lane, (B, {self.n_hidden}), got shape {h.shape}")
-        return _validation.as_floats("h", h, (len(h), self.n_hidden), self.dtype, finite=True)
+        return _validation.as_floats("h", h, (lanes, self.n_hidden), self.dtype, finite=True)
 
     def loss(self, h, y):
         """Return (loss in bits, dloss/dh, dloss/dweights); the loss is the mean over lanes, derivatives in nats.

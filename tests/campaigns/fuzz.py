@@ -270,6 +270,8 @@ class AnEstimator(Subject):
             "scale": lambda: 10.0 ** self.rng.integers(-3, 39),
             "cell": lambda: self.cell, "rng": lambda: 3,
             "options": lambda: {"rank": 2, "block": 2, "batch": 2, "threads": 1, "update_every": 1},
+            "first_lane": lambda: int(self.rng.integers(3)), "per_lane": lambda: bool(self.rng.integers(2)),
+            "states": lambda: [e.state_dict()], "state": e.state_dict, "first": lambda: 0, "count": lambda: 1,
         }  # fmt: skip
 
         def write_theta(scale):
@@ -284,7 +286,10 @@ class AnEstimator(Subject):
         calls["load_state_dict"] = named(e.load_state_dict, state="saved")
         self.calls = calls | {"write theta": write_theta}
 
-    out = {"step": lambda s: s.floats(s.B, s.n), "gradient": lambda s: s.floats(*s.cell.theta.shape)}
+    out = {
+        "step": lambda s: s.floats(s.B, s.n), "gradient": lambda s: s.floats(*s.cell.theta.shape),
+        "input_gradient": lambda s: s.floats(s.B, s.v),
+    }  # fmt: skip
     out["flush"] = out["gradient"]
 
     def state_of(self, estimator):
