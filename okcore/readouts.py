@@ -121,9 +121,10 @@ class SoftmaxReadout(Readout):
 
     def check_targets(self, y, batch_size):
         """Return y as an array of B symbols."""
+        batch_size = _validation.as_int("batch_size", batch_size, 1)
         if _learning.are_symbols(y, batch_size, self.n_out):
             return y
-        return np.ascontiguousarray(_validation.as_symbols("y", y, (batch_size,), self.n_out), np.int64)
+        return np.require(_validation.as_symbols("y", y, (batch_size,), self.n_out), np.int64, ["C", "A"])
 
     def _credit(self, outputs, y):
         return _learning.softmax(outputs, y)

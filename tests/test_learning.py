@@ -192,3 +192,12 @@ def test_on_narrower_instructions(instructions):
     command = [sys.executable, "-m", "pytest", "-q", "-x", __file__]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+def test_symbols_in_unaligned_memory_are_copied():
+    readout = okcore.SoftmaxReadout(3, 4, rng=0)
+    h, y = np.ones((2, 3), np.float32), np.array([1, 3])
+    unaligned = np.frombuffer(b"." + y.tobytes(), np.uint8)[1:].view(np.int64)
+    assert not unaligned.flags.aligned
+    for one, other in zip(readout.loss(h, unaligned), readout.loss(h, y), strict=True):
+        assert np.array_equal(one, other)

@@ -274,6 +274,7 @@ def test_series_error_is_that_of_the_validation_part():
 
 @pytest.mark.parametrize("values, words", [
     ([1.0] * 30, "vary"), (np.ones((5, 5)), "at least 20"), ([1, 2], "at least 20"), ([0.0] * 29 + [np.nan], "finite"),
+    (np.sin(np.arange(30)) * 1e300, "variance"), ([0.0, 1.0] * 15 + [1e300], "variance"),
 ])  # fmt: skip
 def test_series_that_are_none(values, words):
     with pytest.raises(ValueError, match=words):

@@ -117,10 +117,13 @@ examples:
         if not np.isfinite(values).all():
             _validation.raise_not_finite("values", values)
         split = len(values) - max(2, int(len(values) * self.VALID_FRACTION))
-        self.mean, self.scale = float(values[:split].mean()), float(values[:split].std())
-        if not self.scale > 0:
-            raise ValueError(f"values must vary, got {values[0]} only")
-        scaled = ((values - self.mean) / self.scale).astype(dtype)
+        with np.errstate(over="ignore", invalid="ignore"):
+            self.mean, self.scale = float(values[:split].mean()), float(values[:split].std())
+            if self.scale == 0:
+                raise ValueError(f"values must vary, got {values[0]} only")
+            scaled = ((values - self.mean) / self.scale).astype(dtype)
+        if not np.isfinite(scaled).all():
+            raise ValueError(f"values must have a mean and a variance in {dtype}, got some up to {np.abs(values).max()}")
         self.train, self.valid = scaled[:split], scaled[split:]
         self._checksum = zlib.crc32(scaled.tobytes())
         self._position = np.arange(self.batch_size) * (split - 1) // self.batch_size
