@@ -96,8 +96,8 @@ cdef void own_unit_contract(
     int k, int G, int n, int m, const floating *delta, const floating *J, bint add, floating *gradient,
 ) noexcept nogil
 
-# gram (N, N) = X X^T in float64, X (N, cols); `packed` holds N GRAM_LD doubles
-cdef void gram_matrix(int N, Py_ssize_t cols, const floating *X, double *packed, double *gram) noexcept nogil
+# gram (N, N) = X X^T in float64, X (N, columns) given by its rows; packed (packed_doubles) is scratch
+cdef void gram_matrix(int N, Py_ssize_t columns, const floating **rows, double *packed, double *gram) noexcept nogil
 
 # x . y and x . x, accumulated in float64
 cdef double dot_in_double(Py_ssize_t size, const floating *x, const floating *y) noexcept nogil
@@ -122,11 +122,18 @@ cdef bint all_finite(Py_ssize_t size, const floating *x) noexcept nogil
 ctypedef bint (*finite_function)(Py_ssize_t size, const void *x) noexcept nogil
 cdef finite_function finite_function_for(bint single) noexcept nogil
 
-# X_new (rank, columns) = mix^T X for X (N, columns), mix (N, r). casts (N r of the dtype) and packed ((N + r) GRAM_LD
-# doubles) are scratch. `precise`: in double, for coefficients so large that the terms cancel.
+# X_new (rank, columns) = mix^T X for X (N, columns) given by its rows, mix (N, r). X_new may be where rows of X are.
+# casts (N r of the dtype) and packed (packed_doubles per thread) are scratch. `precise`: in double, for coefficients so
+# large that the terms cancel. Columns go over threads; the same bits for any number of them.
+cdef Py_ssize_t packed_doubles(int N, int r) noexcept nogil
 cdef void mix_terms(
     int N, int r, int rank, Py_ssize_t columns, const double *mix, bint precise, floating *casts, double *packed,
-    const floating *X, floating *X_new, int threads,
+    const floating **rows, floating *X_new, int threads,
+) noexcept nogil
+
+# X (S, columns) <- Phi X, Phi (S, S), where rows of X are ldx apart; copy (S, columns) is scratch
+cdef void multiply_in_place(
+    int S, int columns, const floating *Phi, floating *X, int ldx, floating *copy,
 ) noexcept nogil
 
 # rows_i (P,) = v (S,) A_i (S, P) for N factors, each read once

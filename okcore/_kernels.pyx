@@ -1,5 +1,5 @@
 from cython cimport floating
-from cython.parallel cimport prange
+from cython.parallel cimport prange, threadid
 from libc.string cimport memcpy, memset
 
 import os
@@ -16,8 +16,8 @@ cdef enum:
     LINE = 16   # floats of a cache line
 
 cdef extern from "simd.h" nogil:
-    void okcore_sgram(int n, Py_ssize_t columns, const float *X, Py_ssize_t ld, double *widened, double *gram)
-    void okcore_dgram(int n, Py_ssize_t columns, const double *X, Py_ssize_t ld, double *widened, double *gram)
+    void okcore_sgram(int n, Py_ssize_t columns, const float **rows, double *widened, double *gram)
+    void okcore_dgram(int n, Py_ssize_t columns, const double **rows, double *widened, double *gram)
     double okcore_sdot_in_double(Py_ssize_t size, const float *x, const float *y)
     double okcore_ddot_in_double(Py_ssize_t size, const double *x, const double *y)
     void okcore_sgemm(
@@ -305,15 +305,15 @@ cdef void own_unit_contract(
         okcore_down_unit_contract(k, G, n, m, delta, J, 1 if add else 0, gradient)
 
 
-cdef void gram_matrix(int N, Py_ssize_t cols, const floating *X, double *packed, double *gram) noexcept nogil:
+cdef void gram_matrix(int N, Py_ssize_t columns, const floating **rows, double *packed, double *gram) noexcept nogil:
     # In float64 whatever the dtype: the error of a Gram matrix costs variance by its square root, which for
-    # float32's rounding is 3e-4. N^2 cols / 2 multiply-adds; BLAS has no kernel for few long rows.
+    # float32's rounding is 3e-4. N^2 columns / 2 multiply-adds; BLAS has no kernel for few long rows.
     cdef int a, b
     memset(gram, 0, N * N * sizeof(double))
     if floating is float:
-        okcore_sgram(N, cols, X, cols, packed, gram)
+        okcore_sgram(N, columns, rows, packed, gram)
     else:
-        okcore_dgram(N, cols, X, cols, packed, gram)
+        okcore_dgram(N, columns, rows, packed, gram)
     for a in range(N):
         for b in range(a):
             gram[a * N + b] = gram[b * N + a]
@@ -365,32 +365,61 @@ cdef finite_function finite_function_for(bint single) noexcept nogil:
     return <finite_function> all_finite[float] if single else <finite_function> all_finite[double]
 
 
+cdef Py_ssize_t packed_doubles(int N, int r) noexcept nogil:
+    return (<Py_ssize_t> N + r) * GRAM_LD
+
+
 cdef void mix_terms(
     int N, int r, int rank, Py_ssize_t columns, const double *mix, bint precise, floating *casts, double *packed,
-    const floating *X, floating *X_new, int threads,
+    const floating **rows, floating *X_new, int threads,
 ) noexcept nogil:
-    # (rank, N)(N, columns): 2 rank N columns flops, one pass over the terms
-    cdef int i
-    cdef Py_ssize_t start = 0, width, col
-    cdef double *mixed = packed + N * GRAM_LD
+    # (rank, N)(N, columns): 2 rank N columns flops, one pass over the terms, GRAM_KC columns at a time
+    cdef int i, panels = <int> ((columns + GRAM_KC - 1) // GRAM_KC)
     if rank == 0:
         return
+    for i in range(N * r):
+        casts[i] = <floating> mix[i]
+    threads = parts_that_pay(panels, 1, rank * columns * N, threads)
+    if threads == 1:
+        for i in range(panels):
+            mix_panel[floating](i, N, r, rank, columns, mix, precise, casts, packed, rows, X_new)
+    else:
+        for i in prange(panels, num_threads=threads, schedule="static"):
+            mix_panel[floating](i, N, r, rank, columns, mix, precise, casts, packed + threadid() * packed_doubles(N, r),
+                                rows, X_new)
+
+
+cdef void mix_panel(
+    int index, int N, int r, int rank, Py_ssize_t columns, const double *mix, bint precise, const floating *casts,
+    double *packed, const floating **rows, floating *X_new,
+) noexcept nogil:
+    # The rows are copied first, because X_new may be their first rows.
+    cdef Py_ssize_t start = <Py_ssize_t> index * GRAM_KC, col
+    cdef int i, width = <int> min(<Py_ssize_t> GRAM_KC, columns - start)
+    cdef floating *copy = <floating *> packed
+    cdef double *mixed = packed + N * GRAM_LD
     if not precise or floating is double:
-        for i in range(N * r):
-            casts[i] = <floating> mix[i]
-        gemm_by_columns[floating](True, rank, <int> columns, N, 1, casts, r, X, <int> columns, 0, X_new, <int> columns,
-                                  threads)
-        return
-    while start < columns:
-        width = min(<Py_ssize_t> GRAM_KC, columns - start)
         for i in range(N):
-            for col in range(width):
-                packed[i * GRAM_LD + col] = X[i * columns + start + col]
-        gemm[double](True, False, rank, <int> width, N, 1, mix, r, packed, GRAM_LD, 0, mixed, GRAM_LD)
-        for i in range(rank):
-            for col in range(width):
-                X_new[i * columns + start + col] = <floating> mixed[i * GRAM_LD + col]
-        start += width
+            memcpy(copy + i * GRAM_LD, rows[i] + start, width * sizeof(floating))
+        gemm[floating](True, False, rank, width, N, 1, casts, r, copy, GRAM_LD, 0, X_new + start, <int> columns)
+        return
+    for i in range(N):
+        for col in range(width):
+            packed[i * GRAM_LD + col] = rows[i][start + col]
+    gemm[double](True, False, rank, width, N, 1, mix, r, packed, GRAM_LD, 0, mixed, GRAM_LD)
+    for i in range(rank):
+        for col in range(width):
+            X_new[i * columns + start + col] = <floating> mixed[i * GRAM_LD + col]
+
+
+cdef void multiply_in_place(
+    int S, int columns, const floating *Phi, floating *X, int ldx, floating *copy,
+) noexcept nogil:
+    # 2 S^2 columns flops
+    cdef int s
+    for s in range(S):
+        memcpy(copy + <Py_ssize_t> s * columns, X + <Py_ssize_t> s * ldx, columns * sizeof(floating))
+    gemm[floating](False, False, S, columns, S, 1, Phi, S, copy, columns, 0, X, ldx)
 
 
 cdef void contract_factors(int N, int S, int P, const floating *v, const floating *A, floating *rows) noexcept nogil:

@@ -354,8 +354,8 @@ class OK(Estimator):
 
     Notes
     -----
-    Per lane: 2 S^2 P r / K + 2 S^2 n flops per step, r (S P + m) floats of memory, and (r + K q) S P of workspace per
-    thread. With a tolerance, r in the flops is the number of products in use.
+    Per lane: 2 S^2 P r / K + 2 S^2 n flops per step, r (S P + m) floats of memory, and K q S P of workspace per thread.
+    With a tolerance, r in the flops is the number of products in use.
 
     References
     ----------

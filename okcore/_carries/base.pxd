@@ -4,8 +4,8 @@ A compiled carry is a `cdef class` on `Carry` in a module of its own. Its constr
 
 1. keeps its arrays: ``self.A = address(self.keep("A", (rank, S, P)))`` is (B, rank, S, P), zero, of the cell's dtype.
    What is kept is what a checkpoint holds, what a reset zeroes, and what `Carry.arrays` shows;
-2. says how many random numbers each of its calls takes (`n_draws`) and how many rows it wants in front of a block's
-   terms (`front_rows`), if any; where these depend on the length of a block, it does so in `prepare`;
+2. says how many random numbers each of its calls takes (`n_draws`), if any; where that depends on the length of a
+   block, it does so in `prepare`;
 3. binds its functions for the dtype: `contract_lanes`, and either `absorb_lane` or, if it is local, `absorb_lane_step`;
    neither of the two if it remembers nothing. The casts accept any signature, so copy the ones below.
 
@@ -28,7 +28,7 @@ cdef class Carry(Buffers)
 # Close a block of one lane: J <- Phi J + sum_i A_i (x) u_i, or J <- sum_i A_i (x) u_i if not block.alive (the lane was
 # reset inside the block, and Phi is NULL), with Phi (S, S), u (n_terms, m), A (n_terms, S, P). block.n_terms may be
 # less than a whole block's, even 0. The newest step comes first; within a step, terms j = 0 .. q - 1. u and A may be
-# overwritten; they lie in this thread's room behind its `front_rows` rows (room_u, room_A). Returns FINE or NOT_FINITE.
+# overwritten. Returns FINE or NOT_FINITE.
 ctypedef int (*absorb_function)(Carry carry, const Block *block, const void *Phi, void *u, void *A) noexcept nogil
 
 # A local carry: take in the newest step of one lane, d (q, k, G, n), c (k, k, n), u (q, m). Theta as it was used in the
@@ -59,7 +59,6 @@ cdef class Carry(Buffers):
 
     # Set by the subclass, in its constructor or in `prepare`
     cdef int n_draws                   # random numbers per lane and call of absorb_lane or absorb_lane_step
-    cdef int front_rows                # rows in front of a block's terms, for terms of the carry's own
 
     # Set by the engine
     cdef int n_threads                 # lanes that are absorbed at the same time
@@ -67,7 +66,7 @@ cdef class Carry(Buffers):
     cdef object failure                # the exception of a method in Python
 
     # The room a closing block is worked in, per thread
-    cdef int room_rows                 # front_rows, then the block's terms
+    cdef int room_rows                 # the most terms of a block
     cdef void *u_room                  # (room_rows, m)
     cdef void *A_room                  # (room_rows, S, P)
     cdef void *phi_room                # (2, S, S)
@@ -95,14 +94,3 @@ cdef class Carry(Buffers):
     cdef bint lane_is_finite(self, int lane) except -1
     cdef int keep_array(self, name, array) except -1
     cdef void fail(self, error) noexcept
-
-
-# Row `row` of a thread's room, (room_rows, m) and (room_rows, S, P): the first `front_rows` are the carry's own, the
-# block's terms follow.
-cdef inline void *room_u(Carry carry, int thread, Py_ssize_t row) noexcept nogil:
-    return <char *> carry.u_room + (thread * <Py_ssize_t> carry.room_rows + row) * carry.sizes.m * carry.item
-
-
-cdef inline void *room_A(Carry carry, int thread, Py_ssize_t row) noexcept nogil:
-    return (<char *> carry.A_room
-            + (thread * <Py_ssize_t> carry.room_rows + row) * carry.sizes.S * carry.sizes.P * carry.item)

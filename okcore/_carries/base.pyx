@@ -196,9 +196,9 @@ cdef class Carry(Buffers):
         self.prepare(n_terms, lanes_at_once)
         self.draws = <double *> self.reserve((lanes_at_once, self.n_draws), np.float64)
         if self.absorb_lane != NULL:
-            self.room_rows = self.front_rows + n_terms
-            self.u_room = self.reserve((lanes_at_once, self.room_rows, m), None)
-            self.A_room = self.reserve((lanes_at_once, self.room_rows, S, P), None)
+            self.room_rows = n_terms
+            self.u_room = self.reserve((lanes_at_once, n_terms, m), None)
+            self.A_room = self.reserve((lanes_at_once, n_terms, S, P), None)
             self.phi_room = self.reserve((lanes_at_once, 2, S, S), None)
             self.dense_room = self.reserve((lanes_at_once, S, n), None)
         self.generators = generators

@@ -2,7 +2,7 @@
 
 from cython cimport floating
 from cython.parallel cimport prange, threadid
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from okcore._carries.base cimport Carry, absorb_function, contract_function
 from okcore._engine.buffers cimport address
 from okcore._engine.cell_kernel cimport CellKernel
 from okcore._engine.messages cimport FINE, NOT_FINITE, Block
-from okcore._kernels cimport all_finite, gemm, gemm_by_columns, parts_that_pay, threads_of, transposed_gemm
+from okcore._kernels cimport all_finite, gemm_by_columns, multiply_in_place, parts_that_pay, threads_of, transposed_gemm
 
 
 cdef enum:
@@ -80,13 +80,11 @@ cdef int absorb_into_influence(
 
 cdef void move_stripe(ExactCarry carry, int thread, int index, const floating *Phi, floating *J) noexcept nogil:
     # A stripe of columns of J <- Phi J, by way of a copy
-    cdef int S = carry.sizes.S, s, width
+    cdef int S = carry.sizes.S
     cdef Py_ssize_t columns = <Py_ssize_t> carry.sizes.P * carry.sizes.m, start = <Py_ssize_t> index * STRIPE
-    cdef floating *stripe = <floating *> carry.stripe + <Py_ssize_t> thread * S * STRIPE
-    width = <int> min(<Py_ssize_t> STRIPE, columns - start)
-    for s in range(S):
-        memcpy(stripe + s * width, J + s * columns + start, width * sizeof(floating))
-    gemm[floating](False, False, S, width, S, 1, Phi, S, stripe, width, 0, J + start, <int> columns)
+    cdef floating *copy = <floating *> carry.stripe + <Py_ssize_t> thread * S * STRIPE
+    multiply_in_place[floating](
+        S, <int> min(<Py_ssize_t> STRIPE, columns - start), Phi, J + start, <int> columns, copy)
 
 
 cdef int credit_times_influence(

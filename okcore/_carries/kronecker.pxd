@@ -15,18 +15,19 @@ cdef struct Scratch:
     double *mix_A           # (N, rank) and A'_l = sum_i mix_A[i, l] A_i
     void *casts             # (N, rank) either of them, in the cell's dtype
     bint precise_u, precise_A   # are their coefficients so large that terms cancel?
-    double *packed          # (N + rank) GRAM_LD
+    double *packed          # for gram_matrix and mix_terms
     double *doubles
     void *bytes
 
 
 cdef class KroneckerCarry(Carry)
 
-# Fill in the coefficients that mix N = n_old + block.n_terms terms u (N, m), A (N, S, P): the old ones, moved through
-# the block, then the block's own, newest step first.
+# Fill in the coefficients that mix N = n_old + block.n_terms terms: the old ones, moved through the block, then the
+# block's own, newest step first. u[i] (m,) and A[i] (S, P) are where term i is.
 # Returns the number of terms that come out, KEEP_ALL, FAILED or NO_SVD.
 ctypedef int (*mixing_function)(
-    KroneckerCarry carry, const Block *block, int n_old, const void *u, const void *A, Scratch *scratch) noexcept nogil
+    KroneckerCarry carry, const Block *block, int n_old, const void **u, const void **A, Scratch *scratch,
+) noexcept nogil
 
 
 cdef class KroneckerCarry(Carry):
@@ -39,6 +40,9 @@ cdef class KroneckerCarry(Carry):
     cdef void *rows                # (B rank, P) delta A_i of the terms in use
     cdef void *in_use_u            # (B rank, m) their u_i
     cdef int most_terms
+    cdef double *packed            # (threads, packed_doubles)
+    cdef void *stripe              # (threads, S, STRIPE)
+    cdef void **terms              # (threads, 2, most_terms) where the u_i and the A_i are
     cdef double *doubles           # (threads, doubles_size)
     cdef char *bytes               # (threads, bytes_size)
     cdef Py_ssize_t doubles_size, bytes_size

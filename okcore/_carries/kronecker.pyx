@@ -1,21 +1,21 @@
 """Sums of Kronecker products: what OK's and KF-RTRL's carries share."""
 
 from cython cimport floating
-from cython.parallel cimport prange
+from cython.parallel cimport prange, threadid
 from libc.string cimport memcpy, memset
 
 import numpy as np
 
-from okcore._carries.base cimport Carry, absorb_function, contract_function, room_A, room_u
+from okcore._carries.base cimport Carry, absorb_function, contract_function
 from okcore._carries.reduction cimport scratch_bytes, scratch_doubles
 from okcore._engine.buffers cimport address
 from okcore._engine.cell_kernel cimport CellKernel
 from okcore._engine.messages cimport FINE, NO_CONVERGENCE, NOT_FINITE, Block
 from okcore._kernels cimport (
-    GRAM_LD,
     contract_factors,
-    gemm,
     mix_terms,
+    multiply_in_place,
+    packed_doubles,
     parts_that_pay,
     threads_of,
     transposed_gemm,
@@ -23,6 +23,7 @@ from okcore._kernels cimport (
 
 cdef enum:
     THREADS_PAY = 524288    # floats read by a contraction from which on waking threads is worth it
+    STRIPE = 128            # columns of a factor that are multiplied together
 
 
 cdef class KroneckerCarry(Carry):
@@ -30,7 +31,7 @@ cdef class KroneckerCarry(Carry):
 
     def __init__(self, CellKernel cell, int batch_size, int rank):
         super().__init__(cell, batch_size)
-        self.rank = self.front_rows = rank
+        self.rank = rank
         self.weight = 1
         self.u = address(self.keep("u", (rank, self.sizes.m)))
         self.A = address(self.keep("A", (rank, self.sizes.S, self.sizes.P)))
@@ -56,11 +57,15 @@ cdef class KroneckerCarry(Carry):
     cdef int prepare(self, int n_terms, int n_threads) except -1:
         cdef Py_ssize_t N = <Py_ssize_t> self.rank + n_terms
         self.most_terms = <int> N
-        # two mixing matrices and a cast, columns in double, two Gram matrices, signs, the core's own
-        self.doubles_size = 3 * N * self.rank + (N + self.rank) * GRAM_LD + 2 * N * N + N + scratch_doubles(<int> N)
+        # two mixing matrices and a cast, two Gram matrices, signs, the core's own
+        self.doubles_size = 3 * N * self.rank + 2 * N * N + N + scratch_doubles(<int> N)
         self.bytes_size = scratch_bytes(<int> N) + 64
+        self.terms = <void **> self.reserve((n_threads, 2, N), np.uintp)
         self.doubles = <double *> self.reserve((n_threads, self.doubles_size), np.float64)
         self.bytes = <char *> self.reserve((n_threads, self.bytes_size), np.uint8)
+        n_threads = max(n_threads, self.lane_threads)
+        self.packed = <double *> self.reserve((n_threads, packed_doubles(<int> N, self.rank)), np.float64)
+        self.stripe = self.reserve((n_threads, self.sizes.S, STRIPE), None)
         return 0
 
     cdef Scratch scratch_of(self, int thread) noexcept nogil:
@@ -70,8 +75,8 @@ cdef class KroneckerCarry(Carry):
         scratch.mix_A = scratch.mix_u + coefficients
         scratch.casts = scratch.mix_A + coefficients
         scratch.precise_u = scratch.precise_A = False
-        scratch.packed = scratch.mix_A + 2 * coefficients
-        scratch.doubles = scratch.packed + (self.most_terms + self.rank) * GRAM_LD
+        scratch.doubles = scratch.mix_A + 2 * coefficients
+        scratch.packed = self.packed + thread * packed_doubles(self.most_terms, self.rank)
         scratch.bytes = self.bytes + thread * self.bytes_size
         return scratch
 
@@ -86,41 +91,40 @@ cdef void bind(KroneckerCarry carry, floating *_) noexcept:
 
 
 cdef int absorb_into_sum(
-    KroneckerCarry carry, const Block *block, const floating *Phi, const floating *new_u, const floating *new_A,
+    KroneckerCarry carry, const Block *block, const floating *Phi, floating *new_u, floating *new_A,
 ) noexcept nogil:
     cdef int S = carry.sizes.S, P = carry.sizes.P, m = carry.sizes.m, r = carry.rank, lane = block.lane
     cdef int i, N, rank, threads, n_old = 0, n_before = terms_in_use(carry, lane)
     cdef Py_ssize_t size = <Py_ssize_t> S * P
     cdef floating *lane_u = <floating *> carry.u + <Py_ssize_t> lane * r * m
     cdef floating *lane_A = <floating *> carry.A + lane * r * size
+    cdef const floating **u = <const floating **> (carry.terms + <Py_ssize_t> block.thread * 2 * carry.most_terms)
+    cdef const floating **A = u + carry.most_terms
     cdef Scratch scratch = carry.scratch_of(block.thread)
-    # The old terms, moved through the block, go into the rows in front of the new ones: A_i <- Phi A_i, 2 S^2 P flops
-    # each. Gram matrices and mixing then see one matrix of N rows.
-    cdef floating *u
-    cdef floating *A
     if block.alive:
         n_old = n_before
-    u = <floating *> room_u(carry, block.thread, r - n_old)
-    A = <floating *> room_A(carry, block.thread, r - n_old)
-    memcpy(u, lane_u, n_old * m * sizeof(floating))
+    N = n_old + block.n_terms
+    for i in range(N):
+        u[i] = lane_u + i * m if i < n_old else new_u + (i - n_old) * m
+        A[i] = lane_A + i * size if i < n_old else new_A + (i - n_old) * size
+    # A_i <- Phi A_i in place, 2 S^2 P flops each
     threads = parts_that_pay(n_old, 1, n_old * S * size, threads_of(carry.lane_threads))
     if threads == 1:
         for i in range(n_old):
-            gemm[floating](False, False, S, P, S, 1, Phi, S, lane_A + i * size, P, 0, A + i * size, P)
+            move_factor[floating](carry, block.thread, Phi, lane_A + i * size)
     else:
         for i in prange(n_old, num_threads=threads, schedule="static"):
-            gemm[floating](False, False, S, P, S, 1, Phi, S, lane_A + i * size, P, 0, A + i * size, P)
-    N = n_old + block.n_terms
+            move_factor[floating](carry, threadid(), Phi, lane_A + i * size)
 
-    rank = carry.mixing(carry, block, n_old, u, A, &scratch)
+    rank = carry.mixing(carry, block, n_old, <const void **> u, <const void **> A, &scratch)
     if rank == FAILED:
         return NOT_FINITE
     if rank == NO_SVD:
         return NO_CONVERGENCE
     if rank == KEEP_ALL:
         rank = N
-        memcpy(lane_u, u, N * m * sizeof(floating))
-        memcpy(lane_A, A, N * size * sizeof(floating))
+        memcpy(lane_u + n_old * m, new_u, block.n_terms * m * sizeof(floating))
+        memcpy(lane_A + n_old * size, new_A, block.n_terms * size * sizeof(floating))
     else:
         mix_terms[floating](N, r, rank, m, scratch.mix_u, scratch.precise_u, <floating *> scratch.casts,
                             scratch.packed, u, lane_u, 1)
@@ -131,6 +135,14 @@ cdef int absorb_into_sum(
         memset(lane_A + rank * size, 0, (n_before - rank) * size * sizeof(floating))
     carry.active[lane] = rank
     return FINE
+
+
+cdef void move_factor(KroneckerCarry carry, int thread, const floating *Phi, floating *A) noexcept nogil:
+    cdef int S = carry.sizes.S, P = carry.sizes.P, start = 0
+    cdef floating *copy = <floating *> carry.stripe + <Py_ssize_t> thread * S * STRIPE
+    while start < P:
+        multiply_in_place[floating](S, min(STRIPE, P - start), Phi, A + start, P, copy)
+        start += STRIPE
 
 
 cdef void contract_factor(KroneckerCarry carry, int index, const floating *delta) noexcept nogil:

@@ -43,7 +43,7 @@ cdef class OptimalKroneckerSumCarry(KroneckerCarry):
 
 
 cdef int optimal_mixing(
-    OptimalKroneckerSumCarry carry, const Block *block, int n_old, const floating *u, const floating *A,
+    OptimalKroneckerSumCarry carry, const Block *block, int n_old, const floating **u, const floating **A,
     Scratch *scratch,
 ) noexcept nogil:
     cdef Outcome outcome

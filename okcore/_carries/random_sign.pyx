@@ -27,11 +27,11 @@ cdef class RandomSignCarry(KroneckerCarry):
 
 
 cdef int random_sign_mixing(
-    RandomSignCarry carry, const Block *block, int n_old, const floating *u, const floating *A, Scratch *scratch,
+    RandomSignCarry carry, const Block *block, int n_old, const floating **u, const floating **A, Scratch *scratch,
 ) noexcept nogil:
     # u' = sum_i c_i p_i u_i, A' = sum_i c_i A_i / p_i with p_i = sqrt(|A_i| / |u_i|) and random signs c_i. Copy col
     # sums its own old term, row col, and all new ones. Zero terms drop out, and a lone term is kept exactly.
-    cdef int copies = carry.rank, N = n_old + block.n_terms, m = carry.sizes.m, col, i, count
+    cdef int copies = carry.rank, N = n_old + block.n_terms, col, i, count
     cdef Py_ssize_t size = <Py_ssize_t> carry.sizes.S * carry.sizes.P
     cdef double *norm_u = scratch.doubles
     cdef double *norm_A = norm_u + N
@@ -40,8 +40,8 @@ cdef int random_sign_mixing(
     if N == 0:
         return KEEP_ALL
     for i in range(N):
-        norm_u[i] = sqrt(sum_of_squares[floating](m, u + i * m))
-        norm_A[i] = sqrt(sum_of_squares[floating](size, A + i * size))
+        norm_u[i] = sqrt(sum_of_squares[floating](carry.sizes.m, u[i]))
+        norm_A[i] = sqrt(sum_of_squares[floating](size, A[i]))
         if not (isfinite(norm_u[i]) and isfinite(norm_A[i])):
             return FAILED
     memset(scratch.mix_u, 0, N * copies * sizeof(double))

@@ -17,7 +17,7 @@ from libc.string cimport memcpy, memset
 import numpy as np
 
 from okcore._blas cimport cholesky_upper, solve_upper, svd, svd_lwork
-from okcore._kernels cimport GRAM_LD, gemm, gram_matrix, mix_terms
+from okcore._kernels cimport gemm, gram_matrix, mix_terms, packed_doubles
 
 cdef double EPS = 2.220446049250313e-16
 cdef double LARGE = 1024   # coefficients of terms that are parallel to about 1e-3
@@ -317,10 +317,13 @@ def reduce(
 
     Returns (info of `reduce_terms`, terms that came out). The rows of the other terms are left as they are.
     """
-    cdef int N = A.shape[0], m = u.shape[1], r = u_new.shape[0], info
+    cdef int N = A.shape[0], m = u.shape[1], r = u_new.shape[0], i, info
     cdef Py_ssize_t size = A.shape[1] * A.shape[2]
     cdef double[::1] gram_u = np.zeros(N * N), gram_A = np.zeros(N * N)
-    cdef double[::1] packed = np.zeros((N + r) * GRAM_LD)
+    cdef double[::1] packed = np.zeros(packed_doubles(N, r))
+    cdef size_t[::1] places = np.zeros(2 * N, np.uintp)
+    cdef const floating **rows_u = <const floating **> &places[0]
+    cdef const floating **rows_A = rows_u + N
     cdef double[::1] mix_u = np.zeros(N * r), mix_A = np.zeros(N * r), scratch = np.zeros(scratch_doubles(N))
     cdef double[::1] words = np.zeros(scratch_bytes(N) // 8 + 1)
     cdef floating[::1] casts = np.zeros(N * r, np.asarray(u_new).dtype)
@@ -328,14 +331,16 @@ def reduce(
     cdef Outcome outcome
     if signs is not None:
         draw = &signs[0]
+    for i in range(N):
+        rows_u[i], rows_A[i] = &u[i, 0], &A[i, 0, 0]
     with nogil:
-        gram_matrix[floating](N, m, &u[0, 0], &packed[0], &gram_u[0])
-        gram_matrix[floating](N, size, &A[0, 0, 0], &packed[0], &gram_A[0])
+        gram_matrix[floating](N, m, rows_u, &packed[0], &gram_u[0])
+        gram_matrix[floating](N, size, rows_A, &packed[0], &gram_A[0])
         info = reduce_terms(N, r, tolerance, &gram_u[0], &gram_A[0], draw, start, &scratch[0], <void *> &words[0],
                             &mix_u[0], &mix_A[0], &outcome)
         if info == 0:
             mix_terms[floating](N, r, outcome.rank, m, &mix_u[0], outcome.precise_u, &casts[0], &packed[0],
-                                &u[0, 0], &u_new[0, 0], 1)
+                                rows_u, &u_new[0, 0], 1)
             mix_terms[floating](N, r, outcome.rank, size, &mix_A[0], outcome.precise_A, &casts[0], &packed[0],
-                                &A[0, 0, 0], &A_new[0, 0, 0], 1)
+                                rows_A, &A_new[0, 0, 0], 1)
     return info, outcome.rank

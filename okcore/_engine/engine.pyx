@@ -22,7 +22,7 @@ import numpy as np
 
 from okcore import _validation
 
-from okcore._carries.base cimport Carry, room_A, room_u
+from okcore._carries.base cimport Carry
 from okcore._engine.arguments cimport as_credits, as_inputs, as_lanes, as_output, holds_symbols
 from okcore._engine.buffers cimport Buffers, address
 from okcore._engine.cell_kernel cimport CellKernel
@@ -605,7 +605,8 @@ cdef int absorb(Engine e, int lane, int thread) noexcept nogil:
             <char *> e.tape.d + at * sizes.q * sizes.k * sizes.P * item,
             <char *> e.tape.c + at * sizes.k * sizes.S * item,
             <char *> e.tape.u_hat + at * sizes.q * sizes.m * item)
-    u, A = room_u(e.carry, thread, e.carry.front_rows), room_A(e.carry, thread, e.carry.front_rows)
+    at = <Py_ssize_t> thread * e.carry.room_rows
+    u, A = <char *> e.carry.u_room + at * sizes.m * item, <char *> e.carry.A_room + at * sizes.S * sizes.P * item
     phi = <char *> e.carry.phi_room + <Py_ssize_t> thread * 2 * sizes.S * sizes.S * item
     Phi = e.tape.lane_terms(
         e.tape, &block, phi, <char *> e.carry.dense_room + <Py_ssize_t> thread * sizes.S * sizes.n * item, u, A)

@@ -1,7 +1,8 @@
 /* Gram matrices X X^T and x . y, summed in double, for one instruction set and one type.
 
    GRAM_KC columns of X at a time are widened to double, in all n rows, and stay in L1 or L2 while each row meets
-   every other.  GRAM_MR rows meet GRAM_NR at a time, with their sums in registers. */
+   every other.  GRAM_MR rows meet first one another and then GRAM_NR of the rows after them at a time, with their sums
+   in registers. */
 
 #define GRAM_KC OKCORE_GRAM_KC
 #define GRAM_LD OKCORE_GRAM_LD
@@ -25,35 +26,45 @@ INLINE double NAME(total)(NAME(wide) sum)
     return part[0][0] + part[0][1];
 }
 
-INLINE void NAME(gram_micro_kernel)(const int mr, const int nr, const double *x, const double *y, double *gram, int n)
+INLINE void NAME(gram_micro_kernel)(const int mr, const int nr, const int split, const double *x, const double *y,
+                                    double *gram, int n)
 {
-    /* gram[a, b] += x_a . y_b for a < mr, b < nr, both constants where this is inlined */
-    NAME(wide) sum[GRAM_MR][GRAM_NR];
-    for (int a = 0; a < mr; a++)
-        for (int b = 0; b < nr; b++)
-            sum[a][b] = (NAME(wide)){0};
-    for (ptrdiff_t i = 0; i < GRAM_KC; i += VL_WIDE) {
-        NAME(wide) right[GRAM_NR];
-        for (int b = 0; b < nr; b++)
-            right[b] = *(const NAME(wide) *) (y + b * GRAM_LD + i);
-        for (int a = 0; a < mr; a++) {
-            NAME(wide) left = *(const NAME(wide) *) (x + a * GRAM_LD + i);
-            for (int b = 0; b < nr; b++)
-                sum[a][b] += left * right[b];
+    /* gram[a, b] += x_a . y_b for a < mr, b < nr; if nr is 0, x_a . x_b for a <= b < mr.  mr, nr and split are
+       constants where this is inlined.  An entry has `split` running sums: few entries would wait for their additions. */
+    const int columns = nr > 0 ? nr : mr;
+    NAME(wide) sum[4][GRAM_MR][GRAM_MR];
+    for (int s = 0; s < split; s++)
+        for (int a = 0; a < mr; a++)
+            for (int b = nr > 0 ? 0 : a; b < columns; b++)
+                sum[s][a][b] = (NAME(wide)){0};
+    for (ptrdiff_t i = 0; i < GRAM_KC; i += split * VL_WIDE)
+        for (int s = 0; s < split; s++) {
+            NAME(wide) right[GRAM_MR];
+            for (int b = 0; b < columns; b++)
+                right[b] = *(const NAME(wide) *) (y + b * GRAM_LD + i + s * VL_WIDE);
+            for (int a = 0; a < mr; a++) {
+                NAME(wide) left = nr > 0 ? *(const NAME(wide) *) (x + a * GRAM_LD + i + s * VL_WIDE) : right[a];
+                for (int b = nr > 0 ? 0 : a; b < columns; b++)
+                    sum[s][a][b] += left * right[b];
+            }
         }
-    }
     for (int a = 0; a < mr; a++)
-        for (int b = 0; b < nr; b++)
-            gram[a * n + b] += NAME(total)(sum[a][b]);
+        for (int b = nr > 0 ? 0 : a; b < columns; b++) {
+            for (int s = 1; s < split; s++)
+                sum[0][a][b] += sum[s][a][b];
+            gram[a * n + b] += NAME(total)(sum[0][a][b]);
+        }
 }
 
 INLINE void NAME(widen)(ptrdiff_t width, const REAL *x, double *widened)
 {
     /* Part of a row as doubles, and zeros up to GRAM_KC; the next part of the row is prefetched meanwhile */
+    const ptrdiff_t line = 64 / (ptrdiff_t) sizeof(REAL);
     ptrdiff_t i = 0;
-    for (; i + VL_WIDE <= width; i += VL_WIDE) {
+    for (; i + line <= width; i += line) {
         __builtin_prefetch(x + GRAM_KC + i);
-        *(NAME(wide) *) (widened + i) = __builtin_convertvector(*(const NAME(narrow) *) (x + i), NAME(wide));
+        for (ptrdiff_t j = i; j < i + line; j += VL_WIDE)
+            *(NAME(wide) *) (widened + j) = __builtin_convertvector(*(const NAME(narrow) *) (x + j), NAME(wide));
     }
     for (; i < width; i++)
         widened[i] = x[i];
@@ -61,27 +72,33 @@ INLINE void NAME(widen)(ptrdiff_t width, const REAL *x, double *widened)
         widened[i] = 0;
 }
 
-TARGET static void NAME(gram)(int n, ptrdiff_t columns, const REAL *X, ptrdiff_t ld, double *widened, double *gram)
+TARGET static void NAME(gram)(int n, ptrdiff_t columns, const REAL *const *rows, double *widened, double *gram)
 {
     for (ptrdiff_t start = 0; start < columns; start += GRAM_KC) {
         ptrdiff_t width = columns - start < GRAM_KC ? columns - start : GRAM_KC;
         int a = 0;
         for (int i = 0; i < n; i++)
-            NAME(widen)(width, X + i * ld + start, widened + i * GRAM_LD);
+            NAME(widen)(width, rows[i] + start, widened + i * GRAM_LD);
         for (; a + GRAM_MR <= n; a += GRAM_MR) {
-            const double *rows = widened + a * GRAM_LD;
+            const double *x = widened + a * GRAM_LD;
             double *out = gram + (ptrdiff_t) a * n;
-            int b = a;
-            for (; b + GRAM_NR <= n; b += GRAM_NR)
-                NAME(gram_micro_kernel)(GRAM_MR, GRAM_NR, rows, widened + b * GRAM_LD, out + b, n);
-            for (; b < n; b++)
-                NAME(gram_micro_kernel)(GRAM_MR, 1, rows, widened + b * GRAM_LD, out + b, n);
+            int b = a + GRAM_MR;
+            NAME(gram_micro_kernel)(GRAM_MR, 0, 1, x, x, out + a, n);
+            for (; n - b >= GRAM_NR && n - b != GRAM_NR + 1; b += GRAM_NR) /* rather two pairs than one left over */
+                NAME(gram_micro_kernel)(GRAM_MR, GRAM_NR, 1, x, widened + b * GRAM_LD, out + b, n);
+            for (; n - b >= 2; b += 2)
+                NAME(gram_micro_kernel)(GRAM_MR, 2, 1, x, widened + b * GRAM_LD, out + b, n);
+            if (b < n)
+                NAME(gram_micro_kernel)(GRAM_MR, 1, 2, x, widened + b * GRAM_LD, out + b, n);
         }
-        for (; a < n; a++) {
-            const double *row = widened + a * GRAM_LD;
-            for (int b = a; b < n; b++)
-                NAME(gram_micro_kernel)(1, 1, row, widened + b * GRAM_LD, gram + (ptrdiff_t) a * n + b, n);
-        }
+        const double *x = widened + a * GRAM_LD;
+        double *out = gram + (ptrdiff_t) a * n + a;
+        if (n - a == 3)
+            NAME(gram_micro_kernel)(3, 0, 1, x, x, out, n);
+        else if (n - a == 2)
+            NAME(gram_micro_kernel)(2, 0, 2, x, x, out, n);
+        else if (n - a == 1)
+            NAME(gram_micro_kernel)(1, 0, 4, x, x, out, n);
     }
 }
 

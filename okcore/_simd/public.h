@@ -1,8 +1,8 @@
 /* The public name of every kernel, for one type. */
 
-void PUBLIC(gram)(int n, ptrdiff_t columns, const REAL *X, ptrdiff_t ld, double *widened, double *gram)
+void PUBLIC(gram)(int n, ptrdiff_t columns, const REAL *const *rows, double *widened, double *gram)
 {
-    DISPATCH(gram, n, columns, X, ld, widened, gram)
+    DISPATCH(gram, n, columns, rows, widened, gram)
 }
 
 double PUBLIC(dot_in_double)(ptrdiff_t size, const REAL *x, const REAL *y)

@@ -33,7 +33,7 @@
 #define VECTOR_BYTES 32
 #define TARGET __attribute__((target("avx2,fma")))
 #define ISA avx2
-#define GRAM_NR 2
+#define GRAM_NR 3
 #define MR 4
 #include "body.h"
 

@@ -17,10 +17,10 @@
 #define OKCORE_MR_TAIL 4
 #define OKCORE_GEMV_NC 2048
 
-/* gram (n, n) += X X^T in double, X (n, columns); the upper triangle only.  widened holds n OKCORE_GRAM_LD doubles.
-   n (n + 1) / 2 columns multiply-adds. */
-void okcore_sgram(int n, ptrdiff_t columns, const float *X, ptrdiff_t ld, double *widened, double *gram);
-void okcore_dgram(int n, ptrdiff_t columns, const double *X, ptrdiff_t ld, double *widened, double *gram);
+/* gram (n, n) += X X^T in double, X (n, columns) given by its rows; the upper triangle only.  widened holds
+   n OKCORE_GRAM_LD doubles.  n (n + 1) / 2 columns multiply-adds. */
+void okcore_sgram(int n, ptrdiff_t columns, const float *const *rows, double *widened, double *gram);
+void okcore_dgram(int n, ptrdiff_t columns, const double *const *rows, double *widened, double *gram);
 
 /* x . y, summed in double */
 double okcore_sdot_in_double(ptrdiff_t size, const float *x, const float *y);
