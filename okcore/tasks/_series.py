@@ -122,8 +122,8 @@ examples:
             if self.scale == 0:
                 raise ValueError(f"values must vary, got {values[0]} only")
             scaled = ((values - self.mean) / self.scale).astype(dtype)
-        if not np.isfinite(scaled).all():
-            raise ValueError(f"values must have a mean and a variance in {dtype}, got some up to {np.abs(values).max()}")
+        if not (np.isfinite(self.scale) and np.isfinite(scaled).all()):
+            raise ValueError(f"values must have a mean and a variance in {dtype}, got up to {np.abs(values).max()}")
         self.train, self.valid = scaled[:split], scaled[split:]
         self._checksum = zlib.crc32(scaled.tobytes())
         self._position = np.arange(self.batch_size) * (split - 1) // self.batch_size
