@@ -64,6 +64,16 @@ def test_a_resumed_run_goes_on_without_repetition(tmp_path):
     assert_same_numbers(folder)
 
 
+def test_a_comparison_has_a_curve_per_estimator(tmp_path):
+    shadows = ["--with", "uoro", "--with", "ok rank=1"]
+    okcore("compare", "copy", *SMALL, *shadows, "--steps", 30, "--tensorboard", "--out", tmp_path)
+    found, lines = scalars(tmp_path), metrics(tmp_path)
+    for tag, name in (("uoro", "uoro"), ("ok_rank_1", "ok rank=1")):  # TensorBoard's tags have no spaces
+        for what in ("cosine", "relative_error", "variance", "step_ms"):
+            expected = [(line["step"], np.float32(line[what][name])) for line in lines if line[what][name] is not None]
+            assert found[f"{what}/{tag}"] == expected != []
+
+
 def test_it_can_be_switched_on_and_off(tmp_path):
     folder = tmp_path / "run"
     okcore("train", "copy", *SMALL, "--steps", 20, "--out", folder)
