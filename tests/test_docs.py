@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import okcore
+from okcore.runs import command_line
 
 ROOT = Path(__file__).parent.parent
 MODULES = [module.name for module in pkgutil.walk_packages(okcore.__path__, "okcore.")]
@@ -81,3 +82,21 @@ def test_the_classes_of_extending_run():
     okcore.testing.check_estimator(
         lambda cell, batch_size, rng: names["DenseRTRL"](cell, 3, batch_size), expect="exact"
     )
+
+
+@pytest.mark.slow
+def test_the_tour_can_be_walked(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for language, code in re.findall(r"```(bash|python)\n(.*?)```", (ROOT / "docs" / "tour.md").read_text(), re.DOTALL):
+        if language == "python":
+            exec(compile(code, "docs/tour.md", "exec"), names)
+        else:
+            words = code.split()
+            assert words[0] == "okcore" and command_line.main(words[1:]) == 0
+    assert (tmp_path / "curves.svg").exists()
+    said = capsys.readouterr().out.splitlines()
+    at_first, at_last = (float(word) for word in said[-1].split() if word[0].isdigit())
+    assert at_last < at_first / 2
+    lengths = dict(line.split() for line in said if line.startswith(("ok ", "tbptt ")))
+    assert min(float(length) for length in lengths.values()) > 1 and len(lengths) == 2

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -266,3 +267,11 @@ def test_what_is_missing_is_said(grid, tmp_path, monkeypatch):
     assert "--scheduler-file" in errors or "okcore[dask]" in errors
     monkeypatch.setitem(sys.modules, "distributed", None)
     assert "okcore[dask]" in okcore("sweep", grid, "--backend", "dask", "--out", tmp_path / "out", status=1)[1]
+
+
+EXPERIMENTS = sorted((Path(__file__).parent.parent / "experiments").glob("*.toml"))
+
+
+@pytest.mark.parametrize("grid", EXPERIMENTS, ids=lambda path: path.stem)
+def test_the_experiments_are_grids(grid, tmp_path):
+    assert len(sweep.read_grid(grid, tmp_path)) > 1
