@@ -27,6 +27,8 @@ TOY = os.environ.get("OKCORE_BENCH_TOY") == "1"
 
 # ---- what is measured: all that is registered ------------------------------------------------------------------------
 
+HOLDS = "ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA"  # hold PyTorch to AVX2, say
+
 CELLS = {cls.__name__: cls for cls in okcore.cells.CELLS.values()}
 
 USUAL = {"rank": 8, "block": "auto", "batch": 1, "threads": 1, "update_every": 1}
@@ -151,7 +153,8 @@ def kernels():
     ]  # fmt: skip
     coretype = os.environ.get("OPENBLAS_CORETYPE")
     chosen = "is not set" if coretype is None else f"= {coretype} (unset it: it decides which kernels OpenBLAS runs)"
-    return f"okcore {_kernels.instructions()}; BLAS {', '.join(found)}; OPENBLAS_CORETYPE {chosen}"
+    holds = [f"; {name} = {os.environ[name]}" for name in HOLDS if name in os.environ]
+    return f"okcore {_kernels.instructions()}; BLAS {', '.join(found)}; OPENBLAS_CORETYPE {chosen}{''.join(holds)}"
 
 
 def seconds(job, repeats=1):

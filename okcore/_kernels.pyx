@@ -190,23 +190,19 @@ cdef void outer_products(
     int rows, int every, int q, int v, int n, int P, const floating *e, const floating *u_hat, floating *sums,
     floating *gradient, bint add, int threads,
 ) noexcept nogil:
-    # (P, rows)(rows, m): 2 rows m P flops, by the same halves
-    cdef int m = v + n + q, lde = every * q * P, ldu = every * q * m, row, p
+    # (P, rows)(rows, m): 2 rows m P flops, by the same halves. The columns of ones apart: they are sums of e, and
+    # would leave the others' number no multiple of a vector's length.
+    cdef int m = v + n + q, lde = every * q * P, ldu = every * q * m, p, j
     cdef floating beta = 1 if add else 0
     cdef floating *bias
-    if q == 1:
-        transposed_gemm[floating](P, m, rows, 1, e, lde, u_hat, ldu, beta, gradient, m, threads)
-        return
-    transposed_gemm[floating](P, v, rows, 1, e, lde, u_hat, ldu, beta, gradient, m, threads)
-    transposed_gemm[floating](P, n, rows, 1, e + P, lde, u_hat + m + v, ldu, beta, gradient + v, m, threads)
-    memset(sums, 0, 2 * P * sizeof(floating))
-    for row in range(rows):
-        for p in range(2 * P):
-            sums[p] += e[<Py_ssize_t> row * lde + p]
-    for p in range(P):
-        bias = gradient + <Py_ssize_t> p * m + v + n
-        bias[0] = sums[p] + (bias[0] if add else 0)
-        bias[1] = sums[P + p] + (bias[1] if add else 0)
+    transposed_gemm[floating](P, v + n if q == 1 else v, rows, 1, e, lde, u_hat, ldu, beta, gradient, m, threads)
+    if q == 2:
+        transposed_gemm[floating](P, n, rows, 1, e + P, lde, u_hat + m + v, ldu, beta, gradient + v, m, threads)
+    for j in range(q):
+        gemm[floating](True, False, 1, P, rows, 1, u_hat + j * m + v + n + j, ldu, e + j * P, lde, 0, sums, P)
+        for p in range(P):
+            bias = gradient + <Py_ssize_t> p * m + v + n + j
+            bias[0] = sums[p] + (bias[0] if add else 0)
 
 
 cdef void immediate_factor(
@@ -474,6 +470,25 @@ def left_multiply(const floating[:, ::1] H, const floating[:, :, ::1] A, floatin
     with nogil:
         for i in range(N):
             gemm[floating](False, False, rows, P, S, 1, &H[0, 0], S, &A[i, 0, 0], P, 0, &out[i, 0, 0], P)
+
+
+def multiply(
+    const floating[:, :] A, const floating[:, :] B, floating[:, :] out, bint trans_a=False, bint trans_b=False,
+    bint by_blas=False, int times=1,
+):
+    """out = op(A) op(B), so many times, as the engine does it or by BLAS: for measuring one against the other.
+
+    The rows of each array are contiguous; there may be a distance between them.
+    """
+    cdef int m = out.shape[0], n = out.shape[1], k = A.shape[0] if trans_a else A.shape[1], _
+    cdef int lda = A.strides[0] // sizeof(floating), ldb = B.strides[0] // sizeof(floating)
+    cdef int ldc = out.strides[0] // sizeof(floating)
+    with nogil:
+        for _ in range(times):
+            if by_blas:
+                blas_gemm[floating](trans_a, trans_b, m, n, k, 1, &A[0, 0], lda, &B[0, 0], ldb, 0, &out[0, 0], ldc)
+            else:
+                gemm[floating](trans_a, trans_b, m, n, k, 1, &A[0, 0], lda, &B[0, 0], ldb, 0, &out[0, 0], ldc)
 
 
 # ---- threads ---------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Ratios measured in one run. `targets.py` prints them beside their targets."""
 
+import itertools
 from functools import partial
 
 import compare
@@ -8,7 +9,7 @@ import numpy as np
 from measure import CELLS, Figure, make_estimator, paired, products, size, stream, target
 
 import okcore
-from okcore import reference
+from okcore import _kernels, reference
 
 SIZES = measure.sizes(128, 256, 512)
 
@@ -150,6 +151,36 @@ def track_pytorch_over_okcore(job):
 def track_one_thread_over_two(n):
     """OK(16), RHN, B = 16, 1 thread / 2 threads"""
     return paired(copy_stream(n, 16), copy_stream(n, 16, threads=2), 9)
+
+
+def shapes(n):
+    """Return the engine's products at n hidden units and 16 inputs: transposed operands, m, n, k, columns beside B and C."""
+    found = {f"Phi A, P = {P}": (False, False, n, P, n, 0) for P in (n, 4 * n)}
+    for B, P in itertools.product((1, 4, 16), (n, 4 * n)):
+        found[f"u W^T in a run, B = {B}, P = {P}"] = False, False, B, P, n + 17, 0
+        found[f"u W^T in a step, B = {B}, P = {P}"] = False, True, B, P, n + 17, 0
+        found[f"credit W_h, B = {B}, P = {P}"] = False, False, B, n, P, 0
+    for r, K in itertools.product((8, 16), (1, 16)):
+        found[f"mixing {r + K} terms to {r}"] = True, False, r, n * n, r + K, 0
+    for rows, P in itertools.product((16, 32, 64, 128, 256, 400), (n, 4 * n)):
+        found[f"outer sum of {rows} rows, P = {P}"] = True, False, P, n + 16, rows, 1
+    return found
+
+
+PRODUCTS = {f"n = {n}, {name}": found for n in measure.sizes(64, 128, 256, 512) for name, found in shapes(n).items()}
+
+
+@target(12, "at most 1.03", product=list(PRODUCTS))
+def track_product_by_hand_over_blas(product):
+    """by hand / BLAS"""
+    trans_a, trans_b, m, n, k, beside = PRODUCTS[product]
+    rng = np.random.default_rng(0)
+    A = rng.normal(size=(k, m) if trans_a else (m, k)).astype("f")
+    B = rng.normal(size=(n, k) if trans_b else (k, n + beside)).astype("f")[:, : k if trans_b else n]
+    out = np.zeros((m, n + beside), "f")[:, :n]
+    times = 1 + int(1e6 / (m * n * k))  # a call from Python takes a microsecond
+    jobs = (partial(_kernels.multiply, A, B, out, trans_a, trans_b, by_blas, times) for by_blas in (False, True))
+    return paired(*jobs, 9, times)
 
 
 @target(13, "at most 0.12 ms", estimator=["tbptt 1", "tbptt 16", "ok 16"], n=[size(128)])

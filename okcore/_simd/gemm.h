@@ -15,33 +15,36 @@
    The loops of gemm, in the words of BLIS (Van Zee and van de Geijn 2015), and the bytes of floats at AVX2, AVX-512:
 
      for pc in 0..k by KC                    ......... A, B and C themselves; C is updated per pass    L3 or memory
-      |  for jc in 0..n by NC                pack_b    B panel (KC, NC)                         L2    32 KiB,  64 KiB
-      |   |  for ic in 0..m by MC            pack_a    A block (MC, KC), if A is a transpose    L2    16 KiB,  16 KiB
+      |  for jc in 0..n by NC                pack_b    B panel (KC, NC)                         L2    64 KiB,  64 KiB
+      |   |  for ic in 0..m by MC            pack_a    A block (MC, KC), if A is a transpose    L2    12 KiB,  12 KiB
       |   |   |
-      |   |   |  for ir in 0..MC by MR       ......... A micro-panel (MR, KC)                   L1     2 KiB,   4 KiB
+      |   |   |  for ir in 0..MC by MR       ......... A micro-panel (MR, KC)                   L1     3 KiB,   4 KiB
       |   |   |   |  for jr in 0..NC by NR   ......... B micro-panel (KC, NR), streamed         L2     8 KiB,  16 KiB
       |   |   |   |   |
-      |   |   |   |   |  for p in 0..KC      ......... C micro-tile (MR, NR)             registers   8 of 16, 16 of 32
+      |   |   |   |   |  for p in 0..KC      ......... C micro-tile (MR, NR)             registers  12 of 16, 16 of 32
       |   |   |   |   |      C += a column of A times a row of B: 2 loads of B, MR broadcasts of A, 2 MR multiply-adds
       |   |   |   |   +----- micro_kernel
       |   |   |   +--------- jr_loop, macro_kernel
       +---+---+------------- gemm_by_blocks
 
-     baseline (VL = 4): MR = 4, NR = 8     AVX2 (VL = 8): MR = 4, NR = 16     AVX-512 (VL = 16): MR = 8, NR = 32
-     KC = 128, MC = 32, NC = 4 NR; a vector of doubles has half the entries, so that only the bytes of A double
+     baseline (VL = 4): MR = 4, NR = 8     AVX2 (VL = 8): MR = 6, NR = 16     AVX-512 (VL = 16): MR = 8, NR = 32
+     KC = 128, MC = 24, NC = 128; a vector of doubles has half the entries, and NC is half, so that only the bytes of A
+     double
 
    Where this departs from the five loops of BLIS, and why:
 
-     NC is 4 micro-panels, not thousands of columns: the packed panel has to fit on a stack.  Nothing is packed for L3.
+     NC is a few micro-panels, not thousands of columns: the packed panel has to fit on a stack.  Nothing is packed for
+       L3.
      pc is the outermost loop, not jc: a pass reads KC columns of A n / NC times, and those stay in L2 (256 KiB of
        floats if m = 512).
      ir is outside jr: where a panel of B has so few micro-panels, it is A's micro-panel that is worth keeping in L1.
        Those of B come from L2, two vectors per 2 MR multiply-adds.
      A is packed only if it is a transpose (rs_a == 1), whose rows are not contiguous.  Otherwise each of MR rows is
        read along its length, which needs no copy.
-     B is not packed if it is small and A has at most 2 MR rows: see b_in_place.
+     What fits in L1 is not packed; nor is B, up to IN_PLACE_N columns, if A has at most 2 MR rows.
      Rows beyond a multiple of MR go through a micro-kernel of MR_TAIL rows.  Those beyond a multiple of MR_TAIL, at
        most three, go through gemv one by one: reading B takes longer there than the arithmetic.
+     Columns beyond a multiple of NR go through a micro-kernel one vector wide.
      There is one thread per product, and callers split C.  The terms of an entry of C are added in the same order
        whichever micro-kernel it is in, so its bits do not depend on the split.
 
@@ -58,95 +61,123 @@
 
 #define NR (2 * VL)
 #define KC 128
-#define NC (4 * NR)
-#define MC 32
+#define NC (512 / (ptrdiff_t) sizeof(REAL))
+#define MC 24 /* a multiple of every MR, and of MR_TAIL */
 #define MR_TAIL OKCORE_MR_TAIL
 #define GEMV_NC OKCORE_GEMV_NC
-#define IN_PLACE_N 2048 /* columns up to which B may stay where it lies */
-#define AXPY_ROWS 8     /* rows of B that gemv adds in one pass */
+#define SMALL (16384 / (ptrdiff_t) sizeof(REAL)) /* entries of half of L1 */
+#define IN_PLACE_N 2048 /* columns up to which B may stay where it lies if A has at most 2 MR rows */
+/* The first rows of mc, a multiple of MR_TAIL, that micro-kernels of MR rows take; they leave a multiple of MR_TAIL. */
+#define WHOLE(mc) ((mc) / MR * MR - ((mc) % MR % MR_TAIL ? MR : 0))
+#define AXPY_ROWS 8 /* rows of B that gemv adds in one pass */
 #define DOT_MR (VL > 8 ? 4 : 2)
 #define DOT_NR (VL / DOT_MR)
 
 #define AT(x) (*(NAME(vector) *) (x))
 #define CONST_AT(x) (*(const NAME(vector) *) (x))
 
-INLINE void NAME(micro_kernel)(const int mr, ptrdiff_t kc, REAL alpha, const REAL *A, ptrdiff_t rs_a, ptrdiff_t cs_a,
-                               const REAL *B, ptrdiff_t ldb, REAL beta, REAL *C, ptrdiff_t ldc)
+INLINE void NAME(micro_kernel)(const int mr, const int nv, ptrdiff_t kc, REAL alpha, const REAL *A, ptrdiff_t rs_a,
+                               ptrdiff_t cs_a, const REAL *B, ptrdiff_t ldb, REAL beta, REAL *C, ptrdiff_t ldc)
 {
-    /* C (mr, NR) <- alpha A B + beta C.  mr is a constant where this is inlined, which keeps the sums in registers. */
+    /* C (mr, nv VL) <- alpha A B + beta C.  mr and nv are constants where this is inlined, and so the loops over them
+       can be unrolled: only then does the compiler keep the sums in registers. */
     NAME(vector) sum[MR][2];
-    for (int i = 0; i < mr; i++)
+#pragma GCC unroll 16
+    for (int i = 0; i < mr; i++) {
         sum[i][0] = sum[i][1] = (NAME(vector)){0};
+        if (beta != 0) {
+            __builtin_prefetch(C + i * ldc);
+            __builtin_prefetch(C + i * ldc + nv * VL - 1);
+        }
+    }
     for (ptrdiff_t p = 0; p < kc; p++) {
-        NAME(vector) b0 = CONST_AT(B + p * ldb), b1 = CONST_AT(B + p * ldb + VL);
+        NAME(vector) b0 = CONST_AT(B + p * ldb), b1 = nv == 2 ? CONST_AT(B + p * ldb + VL) : b0;
+#pragma GCC unroll 16
         for (int i = 0; i < mr; i++) {
             REAL a = A[i * rs_a + p * cs_a];
             sum[i][0] += a * b0;
-            sum[i][1] += a * b1;
+            if (nv == 2)
+                sum[i][1] += a * b1;
         }
     }
+#pragma GCC unroll 16
     for (int i = 0; i < mr; i++)
-        for (int j = 0; j < 2; j++) {
+#pragma GCC unroll 2
+        for (int j = 0; j < nv; j++) {
             REAL *c = C + i * ldc + j * VL;
             AT(c) = beta == 0 ? alpha * sum[i][j] : alpha * sum[i][j] + beta * AT(c);
         }
 }
 
-INLINE void NAME(jr_loop)(const int mr, ptrdiff_t nc, ptrdiff_t kc, REAL alpha, const REAL *A, ptrdiff_t rs_a,
-                          ptrdiff_t cs_a, const REAL *B, ptrdiff_t ps_b, ptrdiff_t ldb, REAL beta, REAL *C,
-                          ptrdiff_t ldc)
+/* Functions of their own, because the registers would not suffice if they were inlined into the loops around them */
+typedef void (*NAME(kernel))(ptrdiff_t kc, REAL alpha, const REAL *A, ptrdiff_t rs_a, ptrdiff_t cs_a, const REAL *B,
+                             ptrdiff_t ldb, REAL beta, REAL *C, ptrdiff_t ldc);
+#define MICRO_KERNEL(name, mr, nv)                                                                                     \
+    TARGET static __attribute__((noinline)) void NAME(name)(ptrdiff_t kc, REAL alpha, const REAL *A, ptrdiff_t rs_a,   \
+                                                            ptrdiff_t cs_a, const REAL *B, ptrdiff_t ldb, REAL beta,   \
+                                                            REAL *C, ptrdiff_t ldc)                                    \
+    {                                                                                                                  \
+        if (rs_a == 1 && cs_a == mr) /* packed */                                                                      \
+            NAME(micro_kernel)(mr, nv, kc, alpha, A, 1, mr, B, ldb, beta, C, ldc);                                     \
+        else                                                                                                           \
+            NAME(micro_kernel)(mr, nv, kc, alpha, A, rs_a, cs_a, B, ldb, beta, C, ldc);                                \
+    }
+MICRO_KERNEL(mr_by_2, MR, 2)
+MICRO_KERNEL(mr_by_1, MR, 1)
+MICRO_KERNEL(mr_tail_by_2, MR_TAIL, 2)
+MICRO_KERNEL(mr_tail_by_1, MR_TAIL, 1)
+
+TARGET static void NAME(jr_loop)(int mr, ptrdiff_t nc, ptrdiff_t kc, REAL alpha, const REAL *A, ptrdiff_t rs_a,
+                                 ptrdiff_t cs_a, const REAL *B, ptrdiff_t ps_b, ptrdiff_t ldb, REAL beta, REAL *C,
+                                 ptrdiff_t ldc)
 {
-    /* C (mr, nc) <- alpha A B + beta C.  Micro-panels of B are ps_b entries apart.  All NR columns of the last can be
-       read; those from nc on are dropped. */
-    REAL edge[MR * NR] __attribute__((aligned(64)));
+    /* C (mr, nc) <- alpha A B + beta C.  Micro-panels of B are ps_b entries apart.  Whole vectors of the last can be
+       read; columns from nc on are dropped. */
+    NAME(kernel) by_2 = mr == MR ? NAME(mr_by_2) : NAME(mr_tail_by_2);
+    NAME(kernel) by_1 = mr == MR ? NAME(mr_by_1) : NAME(mr_tail_by_1);
+    REAL edge[MR * VL] __attribute__((aligned(64)));
     ptrdiff_t jr = 0;
     for (; jr + NR <= nc; jr += NR, B += ps_b)
-        NAME(micro_kernel)(mr, kc, alpha, A, rs_a, cs_a, B, ldb, beta, C + jr, ldc);
+        by_2(kc, alpha, A, rs_a, cs_a, B, ldb, beta, C + jr, ldc);
+    if (jr + VL <= nc) {
+        by_1(kc, alpha, A, rs_a, cs_a, B, ldb, beta, C + jr, ldc);
+        jr += VL, B += VL;
+    }
     if (jr == nc)
         return;
-    NAME(micro_kernel)(mr, kc, alpha, A, rs_a, cs_a, B, ldb, 0, edge, NR);
-    for (int i = 0; i < mr; i++) {
-        REAL *from = edge + i * NR, *c = C + i * ldc + jr;
-        ptrdiff_t j = 0;
-        if (beta != 0) {
-            for (; j + VL <= nc - jr; j += VL)
-                AT(from + j) += beta * AT(c + j);
-            for (; j < nc - jr; j++)
-                from[j] += beta * c[j];
-        }
-        memcpy(c, from, (size_t) (nc - jr) * sizeof(REAL));
-    }
+    if (beta != 0)
+        for (int i = 0; i < mr; i++)
+            memcpy(edge + i * VL, C + i * ldc + jr, (size_t) (nc - jr) * sizeof(REAL));
+    by_1(kc, alpha, A, rs_a, cs_a, B, ldb, beta, edge, VL);
+    for (int i = 0; i < mr; i++)
+        memcpy(C + i * ldc + jr, edge + i * VL, (size_t) (nc - jr) * sizeof(REAL));
 }
 
-INLINE void NAME(macro_kernel)(const int a_packed, ptrdiff_t mc, ptrdiff_t nc, ptrdiff_t kc, REAL alpha, const REAL *A,
-                               ptrdiff_t rs_a, ptrdiff_t cs_a, const REAL *B, ptrdiff_t ps_b, ptrdiff_t ldb, REAL beta,
-                               REAL *C, ptrdiff_t ldc)
+TARGET static void NAME(macro_kernel)(int a_packed, ptrdiff_t mc, ptrdiff_t nc, ptrdiff_t kc, REAL alpha, const REAL *A,
+                                      ptrdiff_t rs_a, ptrdiff_t cs_a, const REAL *B, ptrdiff_t ps_b, ptrdiff_t ldb,
+                                      REAL beta, REAL *C, ptrdiff_t ldc)
 {
     /* C (mc, nc) <- alpha A B + beta C.  A packed A has its micro-panels one behind the other. */
-    for (ptrdiff_t ir = 0; ir < mc; ir += mc - ir < MR ? MR_TAIL : MR) {
-        const REAL *a = A + ir * (a_packed ? kc : rs_a);
-        REAL *c = C + ir * ldc;
-        ptrdiff_t rs = a_packed ? 1 : rs_a;
-        if (mc - ir < MR)
-            NAME(jr_loop)(MR_TAIL, nc, kc, alpha, a, rs, a_packed ? MR_TAIL : cs_a, B, ps_b, ldb, beta, c, ldc);
-        else
-            NAME(jr_loop)(MR, nc, kc, alpha, a, rs, a_packed ? MR : cs_a, B, ps_b, ldb, beta, c, ldc);
+    for (ptrdiff_t ir = 0, whole = WHOLE(mc), mr; ir < mc; ir += mr) {
+        mr = ir < whole ? MR : MR_TAIL;
+        NAME(jr_loop)((int) mr, nc, kc, alpha, A + ir * (a_packed ? kc : rs_a), a_packed ? 1 : rs_a,
+                      a_packed ? mr : cs_a, B, ps_b, ldb, beta, C + ir * ldc, ldc);
     }
 }
 
 INLINE void NAME(pack_a)(ptrdiff_t mc, ptrdiff_t kc, const REAL *A, ptrdiff_t cs_a, REAL *packed)
 {
-    /* A (mc, kc), whose rows are 1 apart, into micro-panels of MR and then of MR_TAIL rows, column behind column.  MC
-       rows of a column fill whole cache lines, so that each line is fetched once. */
-    ptrdiff_t whole = mc / MR * MR;
+    /* A (mc, kc), whose rows are 1 apart, into micro-panels of MR and then of MR_TAIL rows, column behind column.  Here
+       columns are far apart, so that the processor does not see which lines the next block will need. */
+    ptrdiff_t whole = WHOLE(mc);
     for (ptrdiff_t p = 0; p < kc; p++) {
         const REAL *from = A + p * cs_a;
+        for (ptrdiff_t i = MC; i < 2 * MC; i += 64 / (ptrdiff_t) sizeof(REAL))
+            __builtin_prefetch(from + i, 0, 2);
         for (ptrdiff_t i = 0; i < whole; i += MR)
-            for (int r = 0; r < MR; r++)
-                packed[i * kc + p * MR + r] = from[i + r];
+            memcpy(packed + i * kc + p * MR, from + i, MR * sizeof(REAL));
         for (ptrdiff_t i = whole; i < mc; i += MR_TAIL)
-            for (int r = 0; r < MR_TAIL; r++)
-                packed[i * kc + p * MR_TAIL + r] = from[i + r];
+            memcpy(packed + i * kc + p * MR_TAIL, from + i, MR_TAIL * sizeof(REAL));
     }
 }
 
@@ -167,14 +198,17 @@ INLINE void NAME(pack_b)(ptrdiff_t kc, ptrdiff_t nc, const REAL *B, ptrdiff_t ld
     }
 }
 
-INLINE void NAME(gemm_by_blocks)(const int a_packed, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, REAL alpha, const REAL *A,
-                                 ptrdiff_t rs_a, ptrdiff_t cs_a, const REAL *B, ptrdiff_t ldb, REAL beta, REAL *C,
-                                 ptrdiff_t ldc)
+TARGET static __attribute__((noinline)) void
+NAME(gemm_by_blocks)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, REAL alpha, const REAL *A, ptrdiff_t rs_a, ptrdiff_t cs_a,
+                     const REAL *B, ptrdiff_t ldb, REAL beta, REAL *C, ptrdiff_t ldc)
 {
-    /* m is a multiple of MR_TAIL */
+    /* m is a multiple of MR_TAIL.  Not inlined, because the packed copies take 76 KiB (float) or 88 KiB (double) of
+       stack: a thread may have as little as 128 KiB, and products of fewer than MR_TAIL rows need none of it. */
     REAL packed_a[MC * KC] __attribute__((aligned(64))), packed_b[KC * NC] __attribute__((aligned(64)));
-    /* At most two micro-panels of A meet B; packing it would cost as much as it saves. */
-    int b_in_place = m <= 2 * MR && n % NR == 0 && n <= IN_PLACE_N;
+    /* What fits in L1 is read where it lies.  So is a B that meets few micro-panels of A: packing it would cost as much
+       as it saves. */
+    int a_packed = rs_a == 1 && k * cs_a > SMALL;
+    int b_in_place = n % VL == 0 && (k * ldb <= SMALL || (m <= 2 * MR && n <= IN_PLACE_N));
     /* Passes of nearly equal length; one even if k = 0, which scales C. */
     ptrdiff_t passes = (k + KC - 1) / KC, most = passes > 1 ? (k + passes - 1) / passes : KC;
     for (ptrdiff_t pc = 0; pc == 0 || pc < k; pc += most) {
@@ -196,23 +230,6 @@ INLINE void NAME(gemm_by_blocks)(const int a_packed, ptrdiff_t m, ptrdiff_t n, p
             }
         }
     }
-}
-
-/* Two functions, so that the compiler knows the strides of a packed A.  They are not inlined, because B's packed panel
-   takes 64 KiB of stack at AVX-512, and A's packed block 16 KiB (float) or 32 KiB (double) more: a thread may have as
-   little as 128 KiB, and products of fewer than MR_TAIL rows need none of it. */
-TARGET static __attribute__((noinline)) void
-NAME(gemm_a_in_place)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, REAL alpha, const REAL *A, ptrdiff_t rs_a, ptrdiff_t cs_a,
-                      const REAL *B, ptrdiff_t ldb, REAL beta, REAL *C, ptrdiff_t ldc)
-{
-    NAME(gemm_by_blocks)(0, m, n, k, alpha, A, rs_a, cs_a, B, ldb, beta, C, ldc);
-}
-
-TARGET static __attribute__((noinline)) void
-NAME(gemm_a_packed)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, REAL alpha, const REAL *A, ptrdiff_t cs_a, const REAL *B,
-                    ptrdiff_t ldb, REAL beta, REAL *C, ptrdiff_t ldc)
-{
-    NAME(gemm_by_blocks)(1, m, n, k, alpha, A, 1, cs_a, B, ldb, beta, C, ldc);
 }
 
 INLINE void NAME(axpy_rows)(const int rows, ptrdiff_t width, REAL alpha, const REAL *x, ptrdiff_t inc_x, const REAL *B,
@@ -259,10 +276,8 @@ TARGET static void NAME(gemm)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, REAL alpha,
                               ptrdiff_t cs_a, const REAL *B, ptrdiff_t ldb, REAL beta, REAL *C, ptrdiff_t ldc)
 {
     ptrdiff_t whole = m / MR_TAIL * MR_TAIL;
-    if (whole > 0 && rs_a == 1)
-        NAME(gemm_a_packed)(whole, n, k, alpha, A, cs_a, B, ldb, beta, C, ldc);
-    else if (whole > 0)
-        NAME(gemm_a_in_place)(whole, n, k, alpha, A, rs_a, cs_a, B, ldb, beta, C, ldc);
+    if (whole > 0)
+        NAME(gemm_by_blocks)(whole, n, k, alpha, A, rs_a, cs_a, B, ldb, beta, C, ldc);
     for (ptrdiff_t i = whole; i < m; i++)
         NAME(gemv)(n, k, alpha, A + i * rs_a, cs_a, B, ldb, beta, C + i * ldc);
 }

@@ -34,7 +34,7 @@
 #define TARGET __attribute__((target("avx2,fma")))
 #define ISA avx2
 #define GRAM_NR 3
-#define MR 4
+#define MR 6
 #include "body.h"
 
 #define VECTOR_BYTES 64
