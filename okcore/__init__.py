@@ -35,9 +35,7 @@ What runs and checks
     _validation.py, _random.py, _config.py, _docstrings.py, _interrupt.py
 """
 
-from okcore import _interrupt
-
-_interrupt.guard()  # before everything that takes time
+from okcore import _interrupt  # noqa: F401, I001  (before everything that takes time: it guards the start)
 
 import os as _os
 from importlib.metadata import version as _version

@@ -1,14 +1,13 @@
 """Ctrl-C while the command line starts or ends: a line instead of a traceback.
 
 NumPy and SciPy take half a second to import, long before `main` can handle anything. So okcore/__init__.py imports this
-first. It concerns only processes that were started as okcore's command line.
+first, and it guards the process as it is imported, if that was started as okcore's command line.
 """
 
-import contextlib
+# What is imported here comes before the guard: the signal module's enums, threading and contextlib take milliseconds.
+import _signal as signal
 import os
-import signal
 import sys
-import threading
 
 
 def is_command_line(words):
@@ -34,22 +33,24 @@ def end(number, frame):
 
 def guard():
     """Handle SIGINT by `end` from here on, if this is okcore's command line and SIGINT is handled as Python does."""
-    if (
-        is_command_line(sys.orig_argv)
-        and threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    ):
-        signal.signal(signal.SIGINT, end)
-
-
-@contextlib.contextmanager
-def raised():
-    """Let SIGINT raise KeyboardInterrupt inside, as Python does; outside it is handled as before."""
-    guarded = signal.getsignal(signal.SIGINT) is end
-    if guarded:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        if guarded:
+    if is_command_line(sys.orig_argv) and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        try:
             signal.signal(signal.SIGINT, end)
+        except ValueError:
+            pass  # not the main thread, whose handlers they are
+
+
+class raised:
+    """A context that lets SIGINT raise KeyboardInterrupt, as Python does; afterwards it is handled as before."""
+
+    def __enter__(self):
+        self.guarded = signal.getsignal(signal.SIGINT) is end
+        if self.guarded:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def __exit__(self, *error):
+        if self.guarded:
+            signal.signal(signal.SIGINT, end)
+
+
+guard()
