@@ -152,7 +152,8 @@ class Estimator(Engine):
         return self._call(self._influence)
 
     def _influence(self):
-        J = np.stack([self.tape.extend_influence(lane, self.carry.dense(lane)) for lane in range(self.batch_size)])
+        with np.errstate(over="ignore", invalid="ignore"):
+            J = np.stack([self.tape.extend_influence(lane, self.carry.dense(lane)) for lane in range(self.batch_size)])
         for lane in range(self.batch_size):
             if not np.isfinite(J[lane]).all():
                 raise FloatingPointError(f"the influence of lane {lane} is not finite at step {self.steps}")

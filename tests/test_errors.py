@@ -374,6 +374,11 @@ TASKS = [
     }),
     *entry("copy", "rng", STREAMS),
     *entry("delay", "rng", STREAMS),
+    *argument("Series", "values", lambda c, values: tasks.Series(values, 2), {
+        "whose variance overflows": (lambda _: np.linspace(-1e300, 1e300, 30), ValueError),
+        "whose end overflows float32": (lambda _: np.r_[np.sin(np.arange(27.0)), 1e300, 0, 0], ValueError),
+        "that do not vary": (lambda _: np.ones(30), ValueError),
+    }),
     *entry("copy", "length", values(ValueError, 0, 2**31 - 1)),
     *keyword(partial(tasks.Copy, 2), "length", values(ValueError, 2**31 - 1)),
     *entry("copy", "running_loss", values(ValueError, NAN)),

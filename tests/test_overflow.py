@@ -146,6 +146,16 @@ def test_a_gradient_that_overflows(kind, read, dtype):
                 assert np.isfinite(estimator.flush()).all()
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_an_influence_that_overflows_inside_the_block(dtype):
+    cell = Exploding(V, N, dtype=dtype, init="zeros")
+    estimator = okcore.RTRL(cell, 100, B)
+    for _ in range(60):
+        estimator.step(only_lane_one(cell))
+    with pytest.raises(FloatingPointError, match=r"influence of lane 1\b.*step 60"):
+        estimator.influence()
+
+
 # ---- users' own cells -------------------------------------------------------------------------------
 
 
