@@ -296,7 +296,8 @@ class Estimator(Engine):
         for name, value in taken.items():
             axis = _lane_axis(name)
             if axis is not None:
-                if np.ndim(value) <= axis or value.shape[axis] != batch_size:
+                value = _validation.as_array(name, value)
+                if value.ndim <= axis or value.shape[axis] != batch_size:
                     raise ValueError(f"{name} must have {batch_size} lanes, got {_validation.describe(value)}")
                 taken[name] = value.take(range(first, first + count), axis)
             elif name in ("batch_size", "argument.batch_size"):

@@ -230,13 +230,13 @@ def test_a_time_limit_exits_with_75(grid, tmp_path):
 
 
 def test_a_run_that_fails_is_reported_and_the_others_go_on(grid, tmp_path):
-    more = "[[run]]\ntask = \"text\"\nsource = \"gone.txt\"\n[[run]]\nlr = 1e38\nsteps = 100\noptimizer = \"sgd\"\n"
+    more = "[[run]]\ntask = \"text\"\nsource = \"gone.txt\"\n[[run]]\nlr = 1e39\nsteps = 100\noptimizer = \"sgd\"\n"
     grid.write_text(GRID + more)
     out = tmp_path / "out"
     said, errors = okcore("sweep", grid, "--out", out, "-j", 1, status=1)
     assert "5 of 7 runs are complete" in said
     assert "FileNotFoundError" in errors and "gone.txt" in errors
-    diverged = next(folder for folder in folders(out) if "lr1e+38" in folder.name)
+    diverged = next(folder for folder in folders(out) if "lr1e+39" in folder.name)
     assert f"{diverged.name}: failed: FloatingPointError" in errors
     assert "FloatingPointError" in (diverged / "log.txt").read_text()
 

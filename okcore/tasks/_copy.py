@@ -77,9 +77,13 @@ examples:
         self._longest = longest
         self._rows = np.full((self.batch_size, 3 * longest + 3), BLANK)
         self._rows[:, longest + 1] = START
-        self._bits = self._rows[:, longest + 2 : 2 * longest + 2]  # after a lane's T bits come blanks
         self._inputs_at = np.arange(self.batch_size) * self._rows.shape[1] + longest + 1
         self._index()
+
+    @property
+    def _bits(self):
+        # After a lane's T bits come blanks. Not kept: a copy of the task would have a view of nothing of its own.
+        return self._rows[:, self._longest + 2 : 2 * self._longest + 2]
 
     def _index(self):
         self._targets_at = self._inputs_at - self._lengths - 1

@@ -40,9 +40,9 @@ CALLS_PER_SUBJECT = 40
 MEMORY = 4 * 2**30       # bytes a process may take: what asks for more must fail, not fill the machine
 TIMEOUT = 600            # seconds for a part
 
-# Not called: `testing` and `show_config` take classes and files; `pointwise`, carries and the base classes Cell, Task
-# and Readout are called by the package, not by users; `python_docs` and `load` of text take no argument of interest.
-LEFT_OUT = {"testing", "show_config", "pointwise", "Cell", "Task", "Readout", "Optimizer", "python_docs"}
+# Not called: `testing`, `show_config` and `load_runs` take classes and files; `pointwise`, carries and the base classes
+# Cell, Task and Readout are called by the package, not by users; `python_docs` takes no argument.
+LEFT_OUT = {"testing", "show_config", "load_runs", "pointwise", "Cell", "Task", "Readout", "Optimizer", "python_docs"}
 
 # After FloatingPointError from these the step may have been taken, or credits dropped, as their docstrings say. The
 # parameters must still be as they were, but for those of `fit`, which updates at every step.
@@ -570,7 +570,8 @@ def check(subject, name, arguments):
         out, subject.cell.theta
     )
     if error is None:
-        if not finite(result) and name != "get theta":  # users may write what they like
+        # Users may write into theta what they like, and a state that is cut or joined is checked when it is loaded
+        if not finite(result) and name not in ("get theta", "take_lanes", "join_lanes"):
             raise Failure("a result that is not finite, and no error")
         if name in PURE and not into_parameters and not equal(before, after):
             raise Failure(f"it changed {difference(before, after)}")
