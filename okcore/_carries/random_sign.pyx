@@ -1,7 +1,7 @@
 """KF-RTRL's carry: Kronecker products, each the sum of its terms with random signs."""
 
 from cython cimport floating
-from libc.math cimport isfinite, sqrt
+from libc.math cimport fmax, fmin, isfinite, sqrt
 from libc.string cimport memset
 
 from okcore._carries.kronecker cimport FAILED, KEEP_ALL, KroneckerCarry, Scratch, mixing_function
@@ -36,7 +36,7 @@ cdef int random_sign_mixing(
     cdef double *norm_u = scratch.doubles
     cdef double *norm_A = norm_u + N
     cdef const double *row
-    cdef double p, sign
+    cdef double p, sign, least = 1e-30 if floating is float else 1e-150  # any p is unbiased: p and 1 / p must fit
     if N == 0:
         return KEEP_ALL
     for i in range(N):
@@ -56,7 +56,7 @@ cdef int random_sign_mixing(
                 continue
             p, sign = 1, 1
             if count > 1:
-                p = sqrt(norm_A[i] / norm_u[i])
+                p = fmin(fmax(sqrt(norm_A[i] / norm_u[i]), least), 1 / least)
                 sign = -1 if row[0 if i < n_old else 1 + i - n_old] < 0.5 else 1
             scratch.mix_u[i * copies + col] = sign * p
             scratch.mix_A[i * copies + col] = sign / p
