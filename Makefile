@@ -71,14 +71,16 @@ test-debug:
 
 # The interpreter is not instrumented, so the sanitizers' libraries are loaded before it; what it leaks is not ours. An
 # allocation that asks for too much must fail as it does elsewhere. Neither gcc's OpenMP nor OpenBLAS is instrumented: the
-# thread sanitizer would take their waiting for races.
+# thread sanitizer would take their waiting for races. pytest would swallow a report: it is written to a file.
 comma = ,
+REPORT = log_path=$(CURDIR)/build/sanitize/report
 SANITIZERS = $(foreach name,$(subst $(comma), ,$(SANITIZE)),$(shell gcc -print-file-name=lib$(if $(filter undefined,$(name)),ub,$(if $(filter address,$(name)),a,t))san.so))
 sanitize:
 	$(call copy_into,build/sanitize)
 	OKCORE_SANITIZE=$(SANITIZE) OKCORE_OPENMP=$(if $(filter thread,$(SANITIZE)),0,1) $(MAKE) -C build/sanitize .venv/.ready
-	cd build/sanitize && LD_PRELOAD="$(SANITIZERS)" TSAN_OPTIONS=halt_on_error=1 OPENBLAS_NUM_THREADS=1 \
-	  ASAN_OPTIONS=detect_leaks=0:max_allocation_size_mb=4096:allocator_may_return_null=1 \
+	cd build/sanitize && LD_PRELOAD="$(SANITIZERS)" OPENBLAS_NUM_THREADS=1 \
+	  TSAN_OPTIONS=halt_on_error=1:$(REPORT) UBSAN_OPTIONS=print_stacktrace=1:$(REPORT) \
+	  ASAN_OPTIONS=detect_leaks=0:max_allocation_size_mb=4096:allocator_may_return_null=1:$(REPORT) \
 	  $(if $(filter thread,$(SANITIZE)),setarch -R) .venv/bin/python -m pytest \
 	  $(if $(filter thread,$(SANITIZE)),tests/test_threads.py)
 
