@@ -47,8 +47,7 @@ class Optimizer:
             raise TypeError(
                 f"updates must be a dict of pairs (parameter, gradient), got {_validation.describe(updates)}"
             )
-        with np.errstate(all="ignore"):
-            makers = [self._test(name, *pair) for name, pair in updates.items()]
+        makers = [self._test(name, *pair) for name, pair in updates.items()]
         for name, make in zip(updates, makers, strict=True):
             make()
             self._counts[name] = self._counts.get(name, 0) + 1
@@ -79,7 +78,8 @@ class Optimizer:
         if name not in self._spare:
             self._spare[name] = np.empty_like(parameter), {slot: np.empty_like(parameter) for slot in self.slots}
         slots, (new, new_slots) = self._slots_of(name, parameter), self._spare[name]
-        self._move(parameter, gradient, count, slots, new, new_slots)
+        with np.errstate(all="ignore"):
+            self._move(parameter, gradient, count, slots, new, new_slots)
 
         def make():
             np.copyto(parameter, new)

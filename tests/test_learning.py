@@ -131,6 +131,15 @@ def test_adam_notices_each_entry_that_overflows(what, size, dtype):
         assert all(np.array_equal(value, before[1][key]) for key, value in optimizer.state_dict().items())
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_slots_of_a_parameter_without_gradients_become_zero(dtype):
+    optimizer, parameter = okcore.Adam(0.1, beta2=0.9), np.ones(20, dtype)
+    optimizer.update("a", parameter, np.linspace(-1, 1, 20).astype(dtype))
+    for _ in range(20_000):  # 0.9 x a small denormal is that denormal again
+        optimizer.update("a", parameter, np.zeros(20, dtype))
+    assert not optimizer._slots["a"]["mean"].any() and not optimizer._slots["a"]["square"].any()
+
+
 @pytest.mark.parametrize("make", [okcore.SGD, okcore.Adam])
 def test_parameters_and_gradients_of_any_layout(make):
     rng = np.random.default_rng(0)

@@ -59,8 +59,10 @@ TARGET static double NAME(softmax_credit)(ptrdiff_t rows, ptrdiff_t columns, con
 
 #if REAL_IS_FLOAT
 #define SQRT __builtin_sqrtf
+#define SMALLEST_NORMAL FLT_MIN
 #else
 #define SQRT __builtin_sqrt
+#define SMALLEST_NORMAL DBL_MIN
 #endif
 
 INLINE int NAME(adam_or_test)(const int write, ptrdiff_t size, double beta1, double beta2, double eps, double rate,
@@ -69,14 +71,15 @@ INLINE int NAME(adam_or_test)(const int write, ptrdiff_t size, double beta1, dou
 {
     const REAL keep1 = (REAL) beta1, take1 = (REAL) (1 - beta1), keep2 = (REAL) beta2, take2 = (REAL) (1 - beta2);
     const REAL add = (REAL) eps, step = (REAL) rate, widen = (REAL) correction;
+    const REAL tiny = SMALLEST_NORMAL;
     const INTEGER exponent = (INTEGER) (2 * EXPONENT_BIAS + 1) << MANTISSA_BITS;
     INTEGER bad = 0;
     for (ptrdiff_t i = 0; i < size; i++) {
         REAL g = gradient[i], m = keep1 * mean[i] + take1 * g, v = keep2 * square[i] + take2 * (g * g);
         REAL p = parameter[i] - step * (m / (SQRT(v * widen) + add));
-        if (write) {
-            mean[i] = m;
-            square[i] = v;
+        if (write) { /* without gradients both decay to denormals, which are slow, and stay there */
+            mean[i] = m < tiny && m > -tiny ? 0 : m;
+            square[i] = v < tiny ? 0 : v;
             parameter[i] = p;
         } else {
             INTEGER bits[3];
@@ -91,6 +94,7 @@ INLINE int NAME(adam_or_test)(const int write, ptrdiff_t size, double beta1, dou
 }
 
 #undef SQRT
+#undef SMALLEST_NORMAL
 
 TARGET static int NAME(adam)(int write, ptrdiff_t size, double beta1, double beta2, double eps, double rate,
                              double correction, const REAL *gradient, REAL *parameter, REAL *mean, REAL *square)

@@ -1,5 +1,6 @@
 /* One body for all instruction sets: body.h is included once for each, with another length of vectors. */
 
+#include <float.h>
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>

@@ -83,7 +83,7 @@ double okcore_dsoftmax_credit(ptrdiff_t rows, ptrdiff_t columns, const long long
 /* One step of Adam, in place if `write` is set, else only tested:
        mean <- beta1 mean + (1 - beta1) g, square <- beta2 square + (1 - beta2) g^2
        parameter <- parameter - rate mean / (sqrt(correction square) + eps)
-   A test returns whether every new entry is finite. */
+   A mean or a square that would be denormal is 0.  A test returns whether every new entry is finite. */
 int okcore_sadam(int write, ptrdiff_t size, double beta1, double beta2, double eps, double rate, double correction,
                  const float *gradient, float *parameter, float *mean, float *square);
 int okcore_dadam(int write, ptrdiff_t size, double beta1, double beta2, double eps, double rate, double correction,

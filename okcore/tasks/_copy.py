@@ -68,7 +68,8 @@ examples:
         # Always PCG64, whatever `rng` is, so that a checkpoint can hold the stream's position.
         self._generator = np.random.Generator(np.random.PCG64(as_generator(rng).integers(2**63)))
         self._position = np.zeros(self.batch_size, np.int64)
-        self._lengths = np.full(self.batch_size, -1)  # T of each lane's sequence; -1 has no steps, so all start at once
+        # T of each lane's sequence; one of -1 has 2 T + 2 = 0 steps, so that all lanes start at once
+        self._lengths = np.full(self.batch_size, -1, np.int64)
         self._make_rows(self.length)
 
     def _make_rows(self, longest):
