@@ -156,11 +156,12 @@ def test_an_influence_that_overflows_inside_the_block(dtype):
         estimator.influence()
 
 
-def test_factors_at_both_ends_of_the_range():
+@pytest.mark.parametrize("kind", LONG)
+def test_factors_at_both_ends_of_the_range(kind):
     # An input of 1e38 times derivatives of 1e-38 and less: what balances the factors of a term leaves float32
     cell = okcore.RHN(1, 1, init="zeros")
     cell.theta[...] = [[1, 0, 0], [-83e-38, 0, -4]]
-    estimator = LONG["kf-rtrl"](cell, 1)
+    estimator = LONG[kind](cell, 1)
     for x in (1e38, 1.0, 1.0, 1.0, 1.0, 1.0):
         estimator.step(np.full((1, 1), x, np.float32))
         assert np.isfinite(estimator.influence()).all()

@@ -21,6 +21,7 @@ from okcore._kernels cimport gemm, gram_matrix, mix_terms, packed_doubles
 
 cdef double EPS = 2.220446049250313e-16
 cdef double LARGE = 1024   # coefficients of terms that are parallel to about 1e-3
+cdef double BEYOND = 1e30  # coefficients that float32 may not hold
 
 
 cdef Py_ssize_t scratch_doubles(int N) noexcept nogil:
@@ -306,6 +307,9 @@ cdef int reduce_terms(
         for col in range(k):
             mix_u[at + j + col] = K_u[i * k + col] / norm_u[i]
             mix_A[at + j + col] = K_A[i * k + col] / norm_A[i]
+    # The coefficient of a tiny term may be beyond float32 though their product is not: double holds it.
+    outcome.precise_u = outcome.precise_u or largest(1, N * r, mix_u) > BEYOND
+    outcome.precise_A = outcome.precise_A or largest(1, N * r, mix_A) > BEYOND
     return 0
 
 
