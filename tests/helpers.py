@@ -1,8 +1,12 @@
 """What the tests share: tolerances by dtype, small random problems, and the same estimator in plain NumPy."""
 
 import inspect
+import os
+import subprocess
+import sys
 
 import numpy as np
+import pytest
 
 import okcore
 from okcore import reference
@@ -92,3 +96,13 @@ def spoil(array, value):
     array = array.copy()
     array.flat[-1] = value
     return array
+
+
+def run_again_with(instructions, path):
+    """Run a file of tests in a process of its own whose kernels are held to an instruction set."""
+    if "OKCORE_INSTRUCTIONS" in os.environ:
+        pytest.skip("is one of these runs")
+    environment = os.environ | {"OKCORE_INSTRUCTIONS": instructions}
+    command = [sys.executable, "-m", "pytest", "-q", "-x", path]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout

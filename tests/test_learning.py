@@ -1,15 +1,12 @@
 """Readouts, norms and Adam in compiled code, against plain NumPy in float64: all remainders of vectors."""
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
 import okcore
 from okcore import _kernels, _learning
 from tests.conftest import DTYPES
+from tests.helpers import run_again_with
 
 SETS = ("baseline", "avx2", "avx512")
 
@@ -195,12 +192,7 @@ def test_all_updates_or_none(kind):
 
 @pytest.mark.parametrize("instructions", SETS[: SETS.index(_kernels.instructions())])
 def test_on_narrower_instructions(instructions):
-    if "OKCORE_INSTRUCTIONS" in os.environ:
-        pytest.skip("is one of these runs")
-    environment = os.environ | {"OKCORE_INSTRUCTIONS": instructions}
-    command = [sys.executable, "-m", "pytest", "-q", "-x", __file__]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
+    run_again_with(instructions, __file__)
 
 
 def test_symbols_in_unaligned_memory_are_copied():

@@ -1,15 +1,12 @@
 """The hand-written products against NumPy in float64: all remainders of rows, columns, depth; all instruction sets."""
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
 import okcore
 from okcore import _kernels, kron
 from tests.conftest import DTYPES
+from tests.helpers import run_again_with
 
 SETS = ("baseline", "avx2", "avx512")
 
@@ -58,9 +55,4 @@ def test_preactivations_by_step_and_by_run(n_in, lanes, dtype):
 
 @pytest.mark.parametrize("instructions", SETS[: SETS.index(_kernels.instructions())])
 def test_on_narrower_instructions(instructions):
-    if "OKCORE_INSTRUCTIONS" in os.environ:
-        pytest.skip("is one of these runs")
-    environment = os.environ | {"OKCORE_INSTRUCTIONS": instructions}
-    command = [sys.executable, "-m", "pytest", "-q", "-x", __file__]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
+    run_again_with(instructions, __file__)
