@@ -1,5 +1,6 @@
 """Sweeps: killed anywhere and started again on other processes, they are bitwise the runs of `okcore train`."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from okcore.runs import checkpoint, sweep
+from okcore.runs import checkpoint, files, sweep
 from okcore.runs.options import from_mapping
 from tests.test_runs import assert_same_run, command, has_lines, metrics, okcore, started, wait_for
 
@@ -111,7 +112,9 @@ def test_the_longer_of_two_runs_that_differ_in_steps_alone_is_done(tmp_path):
     ('[defaults]\ntask = "copy"\nhiden = 3\n', "hiden"), ('[defaults]\ntask = "copy"\nhidden = 0\n', "hidden"),
     ('[defaults]\ntask = "copy"\n[[run]]\nlr = "fast"\n', "lr"), ('[defaults]\ntask = "copy"\nout = "x"\n', "out"),
     ('[defaults]\ntask = "copy"\nhidden = [3]\n', "hidden must be a string, a number"),
-    ('[defaults]\ntask = "copy"\n[run]\nlr = 1\n', "\\[\\[run\\]\\]"), ('[defaults]\ntask = "text"\n', "source"),
+    ('[defaults]\ntask = "copy"\n[run]\nlr = 1\n', "\\[\\[run\\]\\]"), ("run = [3]\n", "\\[\\[run\\]\\]"),
+    ("defaults = 3\n", "defaults must be a table"), ("grid = [3]\n", "grid must be a table"),
+    ('[defaults]\ntask = "text"\n', "source"),
     ('[defaults]\ntask = "copy"\nhid = 3\n', "hid"), ("[defaults]\nseed = 1\n", "task must be one of"),
 ])  # fmt: skip
 def test_grids_that_are_none(text, words, tmp_path):
@@ -227,6 +230,43 @@ def test_a_time_limit_exits_with_75(grid, tmp_path):
     said, _ = okcore("sweep", grid, "--out", out, "-j", 1, "--time-limit", 0.05, status=75)
     assert "Stopped by the time limit" in said
     assert 0 < len(folders(out)) < 5
+
+
+def test_a_runs_own_time_limit_stops_that_run_alone(grid, tmp_path):
+    limited = "[[run]]\nsteps = 1_000_000\ntime-limit = 0.2\n"
+    grid.write_text(f'[defaults]\ntask = "copy"\nhidden = 6\nsteps = 40\n{limited}[[run]]\nseed = 1\n')
+    for _ in range(2):  # the second time as the run is resumed
+        said, errors = okcore("sweep", grid, "--out", tmp_path / "out", "-j", 1, status=1)
+        assert "1 of 2 runs are complete" in said and "stopped by the time limit" in errors
+
+
+def test_tokens_of_dead_sweeps_are_removed_where_there_are_locks(grid, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    out.mkdir()
+    left, alive = out / ".sweep-left", out / ".sweep-alive"
+    for token in (left, alive):
+        token.touch()
+    handle = files.hold(alive)
+    okcore("sweep", grid, "--out", out, "-j", 1, "--time-limit", 0.05, status=75)
+    assert alive.exists() and not left.exists()
+    os.close(handle)
+
+    def no_locks(*arguments):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(files.fcntl, "flock", no_locks)  # nobody can tell that the sweep is dead
+    okcore("sweep", grid, "--out", out, "-j", 1, "--time-limit", 0.05, status=75)
+    assert alive.exists()
+
+
+def test_a_sweep_whose_token_is_taken_away_ends(grid, tmp_path, monkeypatch):
+    def taken_away(trial, token):
+        token.unlink(missing_ok=True)
+        return trial.folder, "not started"
+
+    monkeypatch.setattr(sweep, "_with_folder", taken_away)
+    said, errors = okcore("sweep", grid, "--out", tmp_path / "out", "-j", 1, status=1)
+    assert "0 of 5 runs are complete" in said and errors.count("not started") == 5
 
 
 def test_a_run_that_fails_is_reported_and_the_others_go_on(grid, tmp_path):

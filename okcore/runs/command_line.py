@@ -2,18 +2,15 @@
 
 import argparse
 import shlex
-import shutil
 import sys
 import warnings
 from pathlib import Path
 
 from okcore import __version__, _config, _interrupt
 from okcore.runs import compare, generate, parallel, plot, sweep
-from okcore.runs.console import say
+from okcore.runs.console import INCOMPLETE, called, say
 from okcore.runs.options import add_running, add_tasks, checked, resolve
 from okcore.runs.run import TIME_LIMIT, Run
-
-INCOMPLETE = 75  # exit status EX_TEMPFAIL: try again
 
 DESCRIPTION = """\
 Train recurrent networks online with untruncated gradients, on a CPU.
@@ -87,15 +84,6 @@ def make_parser():
         "Show versions, BLAS, threads and build flags.\n\nexamples:\n  okcore config",
     )
     return parser
-
-
-def called():
-    """Return the shell command that starts this program, so that printed hints can be copied."""
-    script = Path(sys.argv[0])
-    if script.name != "okcore":
-        return f"{sys.executable} -m okcore"
-    found = shutil.which("okcore")
-    return "okcore" if found and Path(found).resolve() == script.resolve() else str(script)
 
 
 def train(arguments):

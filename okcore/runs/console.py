@@ -2,10 +2,13 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import sys
 import threading
+from pathlib import Path
 
+INCOMPLETE = 75        # exit status EX_TEMPFAIL: try again
 SILENCED = set()       # streams that nobody can read any more
 
 
@@ -56,6 +59,15 @@ def silence(stream):
     SILENCED.add(stream)
     with contextlib.suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def called():
+    """Return the shell command that starts this program, so that printed hints can be copied."""
+    script = Path(sys.argv[0])
+    if script.name != "okcore":
+        return f"{sys.executable} -m okcore"
+    found = shutil.which("okcore")
+    return "okcore" if found and Path(found).resolve() == script.resolve() else str(script)
 
 
 class Forgiving:

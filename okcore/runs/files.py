@@ -1,5 +1,6 @@
 """Files and folders of a run: written atomically, a folder held by one process at a time."""
 
+import contextlib
 import os
 import tempfile
 import warnings
@@ -35,6 +36,14 @@ def hold(folder):
             stacklevel=2,
         )
     return handle
+
+
+def remove_if_left(path):
+    """Remove a file that a process held and left behind as it died; where there are no locks, nobody can tell."""
+    with contextlib.suppress(OSError), open(path) as file:  # held by a process that lives: BlockingIOError
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            Path(path).unlink()
 
 
 def remove_partial(folder):

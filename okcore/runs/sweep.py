@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from okcore import _config
 from okcore.runs import files
-from okcore.runs.console import Forgiving, say, stop_signals
+from okcore.runs.console import INCOMPLETE, Forgiving, called, say, stop_signals
 from okcore.runs.options import checked, content, from_mapping
 from okcore.runs.run import TIME_LIMIT, Run, steps_taken
 from okcore.tasks import TASKS
@@ -90,7 +90,7 @@ def shard(text):
 
 @dataclass(frozen=True)
 class Trial:
-    """A run of a sweep: its folder, its options, and what became of it."""
+    """A run of a sweep: its folder and its options."""
 
     folder: Path
     options: dict
@@ -136,17 +136,20 @@ def read_grid(path, out):
     if unknown := tables.keys() - {"defaults", "grid", "run"}:
         raise ValueError(f"{path}: tables must be [defaults], [grid] and [[run]], got {', '.join(sorted(unknown))}")
     defaults, grid, single = (tables.get(name, {}) for name in ("defaults", "grid", "run"))
+    for name, table in (("defaults", defaults), ("grid", grid)):
+        if not isinstance(table, dict):
+            raise ValueError(f"{path}: {name} must be a table, [{name}], got {table!r}")
     for name, values in grid.items():
         if not isinstance(values, list) or not values:
             raise ValueError(f"{path}: {name} in [grid] must be a list of values, got {values!r}")
-    if single and not isinstance(single, list):
+    if single and not (isinstance(single, list) and all(isinstance(options, dict) for options in single)):
         raise ValueError(f"{path}: single runs must be written as [[run]]")
     said = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())] if grid else []
     said += single if single else ([] if grid else [{}])
     trials = {}
     for options in said:
         options = {"threads": 1} | defaults | options
-        if {"out"} & options.keys():
+        if "out" in options:
             raise ValueError(f"{path}: out cannot be given: a run's folder is named by its content")
         try:
             options = from_mapping(options)
@@ -197,7 +200,7 @@ def _carry_out(trial, until):
     with warnings.catch_warnings(record=True) as noted:
         warnings.simplefilter("always")
         if (trial.folder / "run.json").exists():
-            run = Run.open(trial.folder, steps=trial.steps, threads=trial.options["threads"])
+            run = Run.open(trial.folder, **{name: trial.options[name] for name in ("steps", "threads", "time_limit")})
         else:
             run = Run.create(trial.folder, trial.options)
     with run, open(trial.folder / "log.txt", "a") as log:
@@ -318,31 +321,28 @@ def carry_out_all(trials, out, jobs, backend="loky", scheduler_file=None, time_l
             if time_limit:
                 clock.start()
             attempts = 0
-            while attempts < ATTEMPTS and not stopped:
+            while attempts < ATTEMPTS and token.exists():
                 left = [trial for trial in trials if outcomes[trial.folder] == "not started"]
                 if not left:
                     break
                 before = sum(trial.taken() for trial in left)
-                try:
-                    with contextlib.ExitStack() as stack:
-                        with terminal_signals_blocked():
-                            stack.enter_context(engine(backend, jobs, scheduler_file))
-                            parallel = joblib.Parallel(
-                                return_as="generator_unordered", batch_size=1, pre_dispatch="all"
-                            )
-                            ended = parallel(joblib.delayed(_with_folder)(trial, token) for trial in left)
+                with contextlib.ExitStack() as stack:
+                    with terminal_signals_blocked():
+                        stack.enter_context(engine(backend, jobs, scheduler_file))
+                        parallel = joblib.Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch="all")
+                        ended = parallel(joblib.delayed(_with_folder)(trial, token) for trial in left)
+                    try:
                         for folder, outcome in ended:
                             outcomes[folder] = outcome
                             progress.ended(folder, outcome)
-                            if jobs == 1 and backend == "loky" and outcome.startswith("stopped"):  # it is this process
-                                stopped.append(outcome.removeprefix("stopped by "))
+                            reason = outcome.removeprefix("stopped by ")
+                            if reason in signal.Signals.__members__ and jobs == 1 and backend == "loky":
+                                stopped.append(reason)  # the run, in this process, heard it first
                                 token.unlink(missing_ok=True)
-                except (ValueError, OSError):
-                    raise
-                except Exception as error:  # a process died: joblib and distributed have many names for it
-                    attempts = 0 if sum(trial.taken() for trial in left) > before else attempts + 1
-                    if not stopped:
-                        say(f"A process died ({type(error).__name__}); its run is resumed.", file=sys.stderr)
+                    except Exception as error:  # a process died: joblib and distributed have many names for it
+                        attempts = 0 if sum(trial.taken() for trial in left) > before else attempts + 1
+                        if not stopped:
+                            say(f"A process died ({type(error).__name__}); its run is resumed.", file=sys.stderr)
     finally:
         clock.cancel()
         token.unlink(missing_ok=True)
@@ -356,8 +356,6 @@ def _with_folder(trial, token):
 
 def main(arguments):
     """Carry out a sweep; return the exit status."""
-    from okcore.runs.command_line import INCOMPLETE, called
-
     out = arguments.out or Path("runs") / arguments.grid.stem
     if not arguments.grid.is_file():
         raise FileNotFoundError(f"GRID.toml must be an existing file, got {str(arguments.grid)!r}")
@@ -371,7 +369,8 @@ def main(arguments):
         say(f"{len(trials)} runs in {out}")
         return 0
     out.mkdir(parents=True, exist_ok=True)
-    remove_left_tokens(out)
+    for token in out.glob(".sweep-*"):
+        files.remove_if_left(token)
     jobs = arguments.jobs or _config.usable_processors()
     outcomes, stopped = carry_out_all(
         trials, out.resolve(), jobs, arguments.backend, arguments.scheduler_file, arguments.time_limit
@@ -386,11 +385,3 @@ def main(arguments):
     if not incomplete:
         return 0
     return INCOMPLETE if stopped == TIME_LIMIT else 1
-
-
-def remove_left_tokens(out):
-    """Remove the tokens of sweeps that were killed; those that live hold theirs."""
-    for token in out.glob(".sweep-*"):
-        with contextlib.suppress(OSError):
-            os.close(files.hold(token))
-            token.unlink(missing_ok=True)
