@@ -75,10 +75,21 @@ def test_a_grid_multiplies_and_adds(grid, tmp_path):
     trials = sweep.read_grid(grid, tmp_path)
     said = [(t.options["task"], t.options["estimator"], t.options["seed"]) for t in trials]
     assert said == [
-        ("copy", "ok", 0), ("copy", "ok", 1), ("copy", "uoro", 0), ("copy", "uoro", 1), ("series", "ok", 0)
+        ("copy", "ok", 0), ("copy", "uoro", 0), ("series", "ok", 0), ("copy", "ok", 1), ("copy", "uoro", 1)
     ]  # fmt: skip
     assert all(t.options["hidden"] == 6 and t.options["log_every"] == 20 and t.options["threads"] == 1 for t in trials)
-    assert [t.options["dtype"] for t in trials] == ["float32"] * 4 + ["float64"]
+    assert [t.options["dtype"] for t in trials] == ["float32"] * 2 + ["float64"] + ["float32"] * 2
+
+
+def test_several_grids(tmp_path):
+    grid = tmp_path / "grid.toml"
+    grid.write_text(
+        '[defaults]\ntask = "copy"\n[[grid]]\nestimator = ["ok"]\nrank = [2, 4]\n[[grid]]\nestimator = ["tbptt"]\n'
+        'block = [5]\nseed = [0, 1]\n'
+    )
+    said = [(t.options["estimator"], t.options["block"], t.options["seed"]) for t in sweep.read_grid(grid, tmp_path)]
+    usual = from_mapping({"task": "copy"})["block"]
+    assert said == [("ok", usual, 0), ("ok", usual, 0), ("tbptt", 5, 0), ("tbptt", 5, 1)]
 
 
 def test_names_are_those_of_the_content():

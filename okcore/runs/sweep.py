@@ -35,7 +35,7 @@ GRID.toml holds options of "okcore train":
   [defaults]
   task = "copy"
   steps = 20000
-  [grid]                        # each with each
+  [grid]                        # each with each; several grids are written as [[grid]]
   estimator = ["ok", "uoro"]
   seed = [0, 1, 2]
   [[run]]                       # and single ones
@@ -122,7 +122,7 @@ def name_of(options):
 
 
 def read_grid(path, out):
-    """Return the trials of a grid file, without repetitions.
+    """Return the trials of a grid file, without repetitions, seed by seed: stopped early, a sweep has tried all once.
 
     Raises
     ------
@@ -135,17 +135,18 @@ def read_grid(path, out):
         raise ValueError(f"{path}: {error}") from None
     if unknown := tables.keys() - {"defaults", "grid", "run"}:
         raise ValueError(f"{path}: tables must be [defaults], [grid] and [[run]], got {', '.join(sorted(unknown))}")
-    defaults, grid, single = (tables.get(name, {}) for name in ("defaults", "grid", "run"))
-    for name, table in (("defaults", defaults), ("grid", grid)):
+    defaults, grids, single = (tables.get(name, {}) for name in ("defaults", "grid", "run"))
+    grids = grids if isinstance(grids, list) else [grids] * bool(grids)
+    for name, table in (("defaults", defaults), *(("grid", grid) for grid in grids)):
         if not isinstance(table, dict):
             raise ValueError(f"{path}: {name} must be a table, [{name}], got {table!r}")
-    for name, values in grid.items():
+    for name, values in (item for grid in grids for item in grid.items()):
         if not isinstance(values, list) or not values:
             raise ValueError(f"{path}: {name} in [grid] must be a list of values, got {values!r}")
     if single and not (isinstance(single, list) and all(isinstance(options, dict) for options in single)):
         raise ValueError(f"{path}: single runs must be written as [[run]]")
-    said = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())] if grid else []
-    said += single if single else ([] if grid else [{}])
+    said = [dict(zip(grid, values, strict=True)) for grid in grids for values in itertools.product(*grid.values())]
+    said += single if single else ([] if grids else [{}])
     trials = {}
     for options in said:
         options = {"threads": 1} | defaults | options
@@ -158,7 +159,7 @@ def read_grid(path, out):
         trial = Trial(Path(out).resolve() / name_of(options), options)
         if trial.folder not in trials or trials[trial.folder].steps < trial.steps:
             trials[trial.folder] = trial
-    return list(trials.values())
+    return sorted(trials.values(), key=lambda trial: trial.options["seed"])
 
 
 # ---- one run, in a process of its own ------------------------------------------------------------
