@@ -1,4 +1,4 @@
-# make demo   sets everything up in .venv and trains a small network (a minute or two)
+# make demo   sets everything up in .venv, then untruncated gradients beside truncated ones: a minute, and demo.svg
 # make test   sets everything up in .venv and runs all tests
 # make targets  every target of speed as a ratio measured now (a few minutes)
 # make torch  installs PyTorch in .venv: tests and comparisons then use it too
@@ -27,7 +27,7 @@ SOURCES := pyproject.toml setup.py $(wildcard $(foreach kind,pyx pxd h,okcore/*.
 .PHONY: demo test torch docs lint targets compare figures bench bench-quick test-debug kill-test fuzz sanitize clean
 
 demo: $(VENV)/.ready
-	$(VENV)/bin/okcore train copy
+	$(VENV)/bin/okcore demo
 
 test: $(VENV)/.ready
 	$(VENV)/bin/python -m pytest

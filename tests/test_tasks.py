@@ -214,13 +214,13 @@ def test_delays_are_drawn_from_the_upper_quarter():
 
 def test_a_delay_grows_by_an_eighth_when_little_is_lost():
     task, rng = tasks.Delay(5, rng=0), np.random.default_rng(1)
-    longest, e, seen = 1, 1.0, {1}
+    mastered, longest, e, seen = 0, 1, 1.0, {1}
     for step in range(20_000):
         _, y, reset = next(task)
         for _ in range(reset.sum()):
             if e < 0.15:
-                longest, e = longest + max(1, longest // 8), 0.3
-        assert task.longest == longest
+                mastered, longest, e = longest, longest + max(1, longest // 8), 0.3
+        assert (task.longest, task.mastered) == (longest, mastered)
         seen.add(longest)
         loss = rng.uniform(0, 0.05) if step % 3000 < 2500 else 1.0
         task.observe(loss)

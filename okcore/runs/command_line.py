@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 
 from okcore import __version__, _config, _interrupt
-from okcore.runs import compare, generate, parallel, plot, sweep
+from okcore.runs import compare, demo, generate, parallel, plot, sweep
 from okcore.runs.console import INCOMPLETE, called, say
 from okcore.runs.options import add_running, add_tasks, checked, resolve
 from okcore.runs.run import TIME_LIMIT, Run
@@ -16,6 +16,7 @@ DESCRIPTION = """\
 Train recurrent networks online with untruncated gradients, on a CPU.
 
 examples:
+  okcore demo                        untruncated gradients beside truncated ones: a minute, and a figure
   okcore train copy                  a small network learns to repeat bit strings (a minute or two)
   okcore train text python-docs      a character model of Python's own documentation
   okcore train text my.txt           ... of your own text
@@ -68,6 +69,7 @@ def make_parser():
     add_running(resuming)
 
     summaries = {
+        demo: "see untruncated gradients learn what truncated ones cannot",
         sweep: "carry out many runs",
         plot: "draw learning curves of runs",
         generate: "text from a trained character model",

@@ -79,7 +79,8 @@ def add_options(parser, task):
     network.add_argument("--hidden", type=checked(int, 1), metavar="N", help=f"hidden units {default('hidden')}")
     network.add_argument(
         "--init", choices=("normal", "uniform"),
-        help="initial weights: normal is the paper's N(0, 0.01^2), uniform is torch's (default: normal for rhn)",
+        help="initial weights: normal is the paper's N(0, 0.01^2), uniform is torch's "
+        f"(default {small.get('init', 'normal for rhn, else uniform')})",
     )
     network.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="(default float32)")
 

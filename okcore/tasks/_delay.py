@@ -10,6 +10,11 @@ BLANK, CUE = 2, 3
 BITS = 4
 
 
+def grown(delay):
+    """Return the next delay of the curriculum: an eighth longer, at least by one."""
+    return delay + max(1, delay // 8)
+
+
 @task("delay")
 class Delay(Task):
     """Remember four bits over a delay.
@@ -39,7 +44,9 @@ class Delay(Task):
 
     n_in, n_out = 4, 3
     measure, words, unit = "delay", "delay", "steps"
-    defaults = {"hidden": 32, "rank": 4, "block": 16, "batch": 16, "lr": 1e-3, "clip": 1.0, "steps": 100_000}
+    defaults = {
+        "hidden": 32, "rank": 4, "block": 16, "batch": 16, "lr": 3e-3, "clip": 1.0, "steps": 100_000, "init": "uniform"
+    }  # fmt: skip
     options = {
         "--delay": {"type": int, "metavar": "D", "help": "blanks to remember over (default: they grow from 1)"},
     }
@@ -75,7 +82,7 @@ examples:
     def _start(self, lane):
         """Give a lane its next sequence."""
         if self.delay is None and self.running_loss < self.THRESHOLD:
-            self.longest += max(1, self.longest // 8)
+            self.longest = grown(self.longest)
             self.running_loss = self.RESTART
         least = self.longest if self.delay is not None else self.longest - self.longest // 4
         self._delays[lane] = self._generator.integers(least, self.longest, endpoint=True)
@@ -110,6 +117,14 @@ examples:
             per_bit = loss_bits * self.batch_size / self._recalled
             self.running_loss = kept * self.running_loss + (1 - kept) * per_bit
 
+    @property
+    def mastered(self):
+        """The last delay that was learned before it grew to `longest`; 0 if it never grew."""
+        mastered, after = 0, 1
+        while after < self.longest:
+            mastered, after = after, grown(after)
+        return mastered
+
     def evaluate(self, trainer):
         """Return the longest delay."""
         return self.longest
@@ -120,10 +135,7 @@ examples:
             return f"{self.running_loss:.3f} bits are lost per bit recalled after {value:,} steps (guessing loses 1)."
         if value == 1:
             return "the network does not yet remember four bits over a single step."
-        mastered, after = 0, 1
-        while after < value:
-            mastered, after = after, after + max(1, after // 8)
-        return f"the network remembers four bits over {mastered:,} steps and is learning {value:,}."
+        return f"the network remembers four bits over {self.mastered:,} steps and is learning {value:,}."
 
     def state_dict(self):
         """Return the curriculum, the random stream, and each lane's sequence and position."""
