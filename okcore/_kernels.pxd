@@ -45,10 +45,14 @@ cdef void augmented_input(
     const floating *x, const long long *symbols, const floating *state, floating *u_hat,
 ) noexcept nogil
 
-# Y (columns, rows) = X^T
-cdef void transpose(int rows, int columns, const floating *X, floating *Y) noexcept nogil
+# Y (columns, rows) = X^T, rows of Y ldy apart
+cdef void transpose(int rows, int columns, const floating *X, floating *Y, int ldy) noexcept nogil
 
-# pre (B, q, P) = u_hat (B, q, m) theta^T; theta_T (m, P) is theta^T, or NULL
+# How far apart rows of a copy of theta^T lie: P is often a power of two, and its columns would share few cache sets.
+cdef inline int theta_T_row(int P) noexcept nogil:
+    return P + 16
+
+# pre (B, q, P) = u_hat (B, q, m) theta^T; theta_T (m, theta_T_row(P)) holds theta^T, or is NULL
 cdef void preactivations(
     int lanes, int q, int v, int n, int P, const floating *u_hat, const floating *theta, const floating *theta_T,
     floating *pre,

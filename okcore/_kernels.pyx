@@ -32,8 +32,8 @@ cdef extern from "simd.h" nogil:
     void okcore_dgemm_nt(
         Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, double alpha, const double *A, Py_ssize_t lda,
         const double *B, Py_ssize_t ldb, double beta, double *C, Py_ssize_t ldc)
-    void okcore_stranspose(Py_ssize_t rows, Py_ssize_t columns, const float *X, float *Y)
-    void okcore_dtranspose(Py_ssize_t rows, Py_ssize_t columns, const double *X, double *Y)
+    void okcore_stranspose(Py_ssize_t rows, Py_ssize_t columns, const float *X, float *Y, Py_ssize_t ldy)
+    void okcore_dtranspose(Py_ssize_t rows, Py_ssize_t columns, const double *X, double *Y, Py_ssize_t ldy)
     void okcore_stimes_grid(
         Py_ssize_t rows, Py_ssize_t k, Py_ssize_t G, Py_ssize_t n, const float *X, const float *grid,
         Py_ssize_t next_grid, float *Y)
@@ -149,11 +149,11 @@ cdef void augmented_input(
         row_h[m - 1] = 1
 
 
-cdef void transpose(int rows, int columns, const floating *X, floating *Y) noexcept nogil:
+cdef void transpose(int rows, int columns, const floating *X, floating *Y, int ldy) noexcept nogil:
     if floating is float:
-        okcore_stranspose(rows, columns, X, Y)
+        okcore_stranspose(rows, columns, X, Y, ldy)
     else:
-        okcore_dtranspose(rows, columns, X, Y)
+        okcore_dtranspose(rows, columns, X, Y, ldy)
 
 
 cdef void preactivations(
@@ -161,25 +161,25 @@ cdef void preactivations(
     floating *pre,
 ) noexcept nogil:
     # (B, m)(m, P): 2 B m P flops. With two terms, half of each u_hat is zero: x meets W_x, h meets W_h.
-    cdef int m = v + n + q, lane, p, j
+    cdef int m = v + n + q, ldt = theta_T_row(P), lane, p, j
     cdef floating bias
     if q == 1:
         if theta_T != NULL:
-            gemm[floating](False, False, lanes, P, m, 1, u_hat, m, theta_T, P, 0, pre, P)
+            gemm[floating](False, False, lanes, P, m, 1, u_hat, m, theta_T, ldt, 0, pre, P)
         else:
             gemm[floating](False, True, lanes, P, m, 1, u_hat, m, theta, m, 0, pre, P)
         return
     if theta_T != NULL:
-        gemm[floating](False, False, lanes, P, v, 1, u_hat, 2 * m, theta_T, P, 0, pre, 2 * P)
-        gemm[floating](False, False, lanes, P, n, 1, u_hat + m + v, 2 * m, theta_T + <Py_ssize_t> v * P, P, 0, pre + P,
-                       2 * P)
+        gemm[floating](False, False, lanes, P, v, 1, u_hat, 2 * m, theta_T, ldt, 0, pre, 2 * P)
+        gemm[floating](False, False, lanes, P, n, 1, u_hat + m + v, 2 * m, theta_T + <Py_ssize_t> v * ldt, ldt, 0,
+                       pre + P, 2 * P)
     else:
         gemm[floating](False, True, lanes, P, v, 1, u_hat, 2 * m, theta, m, 0, pre, 2 * P)
         gemm[floating](False, True, lanes, P, n, 1, u_hat + m + v, 2 * m, theta + v, m, 0, pre + P, 2 * P)
     for j in range(2):
         for p in range(P):
             if theta_T != NULL:
-                bias = theta_T[(v + n + j) * <Py_ssize_t> P + p]
+                bias = theta_T[(v + n + j) * <Py_ssize_t> ldt + p]
             else:
                 bias = theta[<Py_ssize_t> p * m + v + n + j]
             for lane in range(lanes):

@@ -54,7 +54,7 @@ cdef class Tape(Buffers):
     cdef void *pre                       # (B, q, P)
     cdef void *e                         # (K, B, q, P) credits times D
     cdef void *spare                     # (B, S)
-    cdef void *theta_T                   # (m, P) theta^T of a run, if has_theta_T
+    cdef void *theta_T                   # (m, theta_T_row(P)) theta^T of a run, if has_theta_T
     cdef bint has_theta_T
 
     # For the dtype, bound when the tape is made

@@ -23,6 +23,7 @@ from okcore._kernels cimport (
     parts_that_pay,
     preactivations,
     transition_times_jacobian,
+    theta_T_row,
     transpose,
 )
 
@@ -53,7 +54,7 @@ cdef class Tape(Buffers):
         self.pre = self.reserve((B, sizes.q, sizes.P), None)
         self.e = self.reserve((K, B, sizes.q, sizes.P), None)
         self.spare = self.reserve((B, sizes.S), None)
-        self.theta_T = self.reserve((sizes.m, sizes.P), None)
+        self.theta_T = self.reserve((sizes.m, theta_T_row(sizes.P)), None)
         if cell.single:
             bind[float](self, NULL)
         else:
@@ -227,7 +228,7 @@ cdef int step_all_lanes(Tape tape, const Input *step, const floating *state) exc
     if not step.same_theta:
         tape.has_theta_T = False
     if step.in_run and B >= MANY_LANES and not tape.has_theta_T:
-        transpose[floating](sizes.P, sizes.m, theta, <floating *> tape.theta_T)
+        transpose[floating](sizes.P, sizes.m, theta, <floating *> tape.theta_T, theta_T_row(sizes.P))
         tape.has_theta_T = True
     preactivations[floating](B, sizes.q, sizes.v, sizes.n, sizes.P, u_hat, theta,
                              <floating *> tape.theta_T if tape.has_theta_T else NULL, <floating *> tape.pre)

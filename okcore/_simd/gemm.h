@@ -41,7 +41,7 @@
        Those of B come from L2, two vectors per 2 MR multiply-adds.
      A is packed only if it is a transpose (rs_a == 1), whose rows are not contiguous.  Otherwise each of MR rows is
        read along its length, which needs no copy.
-     What fits in L1 is not packed; nor is B, up to IN_PLACE_N columns, if A has at most 2 MR rows.
+     What fits in L1 is not packed; nor is B, up to IN_PLACE_N columns, if A has at most IN_PLACE_M rows.
      Rows beyond a multiple of MR go through a micro-kernel of MR_TAIL rows.  Those beyond a multiple of MR_TAIL, at
        most three, go through gemv one by one: reading B takes longer there than the arithmetic.
      Columns beyond a multiple of NR go through a micro-kernel one vector wide.
@@ -66,7 +66,8 @@
 #define MR_TAIL OKCORE_MR_TAIL
 #define GEMV_NC OKCORE_GEMV_NC
 #define SMALL (16384 / (ptrdiff_t) sizeof(REAL)) /* entries of half of L1 */
-#define IN_PLACE_N 2048 /* columns up to which B may stay where it lies if A has at most 2 MR rows */
+#define IN_PLACE_M 16 /* rows of A and columns of B up to which B may stay where it lies */
+#define IN_PLACE_N 2048
 /* The first rows of mc, a multiple of MR_TAIL, that micro-kernels of MR rows take; they leave a multiple of MR_TAIL. */
 #define WHOLE(mc) ((mc) / MR * MR - ((mc) % MR % MR_TAIL ? MR : 0))
 #define AXPY_ROWS 8 /* rows of B that gemv adds in one pass */
@@ -208,7 +209,7 @@ NAME(gemm_by_blocks)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, REAL alpha, const RE
     /* What fits in L1 is read where it lies.  So is a B that meets few micro-panels of A: packing it would cost as much
        as it saves. */
     int a_packed = rs_a == 1 && k * cs_a > SMALL;
-    int b_in_place = n % VL == 0 && (k * ldb <= SMALL || (m <= 2 * MR && n <= IN_PLACE_N));
+    int b_in_place = n % VL == 0 && (k * ldb <= SMALL || (m <= IN_PLACE_M && n <= IN_PLACE_N));
     /* Passes of nearly equal length; one even if k = 0, which scales C. */
     ptrdiff_t passes = (k + KC - 1) / KC, most = passes > 1 ? (k + passes - 1) / passes : KC;
     for (ptrdiff_t pc = 0; pc == 0 || pc < k; pc += most) {
@@ -399,15 +400,15 @@ TARGET static void NAME(gemm_nt)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, REAL alp
             }                                                                                                          \
     }
 
-TARGET static void NAME(transpose)(ptrdiff_t rows, ptrdiff_t columns, const REAL *X, REAL *Y)
+TARGET static void NAME(transpose)(ptrdiff_t rows, ptrdiff_t columns, const REAL *X, REAL *Y, ptrdiff_t ldy)
 {
-    /* Y (columns, rows) = X^T, VL by VL entries at a time in registers */
+    /* Y (columns, rows) = X^T, rows of Y ldy apart, VL by VL entries at a time in registers */
     for (ptrdiff_t j = 0; j < columns; j += VL)
         for (ptrdiff_t i = 0; i < rows; i += VL) {
             if (i + VL > rows || j + VL > columns) {
                 for (ptrdiff_t a = i; a < rows && a < i + VL; a++)
                     for (ptrdiff_t b = j; b < columns && b < j + VL; b++)
-                        Y[b * rows + a] = X[a * columns + b];
+                        Y[b * ldy + a] = X[a * columns + b];
                 continue;
             }
             NAME(vector) row[16];
@@ -415,6 +416,6 @@ TARGET static void NAME(transpose)(ptrdiff_t rows, ptrdiff_t columns, const REAL
                 row[a] = CONST_AT(X + (i + a) * columns + j);
             SWAP(8) SWAP(4) SWAP(2) SWAP(1)
             for (int a = 0; a < VL; a++)
-                AT(Y + (j + a) * rows + i) = row[a];
+                AT(Y + (j + a) * ldy + i) = row[a];
         }
 }

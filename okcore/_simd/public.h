@@ -22,9 +22,9 @@ void PUBLIC(gemm_nt)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, REAL alpha, const RE
     DISPATCH(gemm_nt, m, n, k, alpha, A, lda, B, ldb, beta, C, ldc)
 }
 
-void PUBLIC(transpose)(ptrdiff_t rows, ptrdiff_t columns, const REAL *X, REAL *Y)
+void PUBLIC(transpose)(ptrdiff_t rows, ptrdiff_t columns, const REAL *X, REAL *Y, ptrdiff_t ldy)
 {
-    DISPATCH(transpose, rows, columns, X, Y)
+    DISPATCH(transpose, rows, columns, X, Y, ldy)
 }
 
 void PUBLIC(times_grid)(ptrdiff_t rows, ptrdiff_t k, ptrdiff_t G, ptrdiff_t n, const REAL *X, const REAL *grid,

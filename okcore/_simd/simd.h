@@ -40,8 +40,8 @@ void okcore_dgemm_nt(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, double alpha, const 
                      const double *B, ptrdiff_t ldb, double beta, double *C, ptrdiff_t ldc);
 
 /* Y (columns, rows) = X^T, X (rows, columns) */
-void okcore_stranspose(ptrdiff_t rows, ptrdiff_t columns, const float *X, float *Y);
-void okcore_dtranspose(ptrdiff_t rows, ptrdiff_t columns, const double *X, double *Y);
+void okcore_stranspose(ptrdiff_t rows, ptrdiff_t columns, const float *X, float *Y, ptrdiff_t ldy);
+void okcore_dtranspose(ptrdiff_t rows, ptrdiff_t columns, const double *X, double *Y, ptrdiff_t ldy);
 
 /* Y (rows, G, n) = X C, X (rows, k, n), C the diagonals of a grid (k, G, n).  The grids of two rows are `next_grid`
    entries apart, 0 if they share one.  rows k G n multiply-adds. */
