@@ -1,5 +1,6 @@
 """Sweeps: killed anywhere and started again on other processes, they are bitwise the runs of `okcore train`."""
 
+import contextlib
 import errno
 import os
 import signal
@@ -181,9 +182,12 @@ def test_killed_twice_and_gone_on_with_in_shards_and_on_dask(grid, alone, tmp_pa
 
 def children(pid):
     """Return the processes that `pid` has started, and theirs."""
-    listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
-    pairs = [tuple(map(int, line.split())) for line in listed.splitlines()]
-    found = [child for child, parent in pairs if parent == pid]
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            child, _, rest = stat.read_text().rpartition(")")
+            if int(rest.split()[1]) == pid:
+                found.append(int(child.split()[0]))
     return found + [further for child in found for further in children(child)]
 
 
