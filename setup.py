@@ -86,7 +86,7 @@ def compile_to_c(extensions):
                     "overflowcheck": DEBUG,
                     "wraparound": False,
                     "cdivision": True,
-                    "embedsignature": True,
+                    "annotation_typing": False,  # annotations are for users
                 },
             )
     finally:

@@ -32,7 +32,8 @@ What runs and checks
                         ranks of MPI), and checkpoint.py, which trainer.py uses too; the commands: command_line.py,
                         sweep.py, generate.py, plot.py, compare.py; load.py, figure_style.py
     _engine/block_length.py     block="auto"
-    _validation.py, _random.py, _config.py, _docstrings.py, _interrupt.py
+    _validation.py, _random.py, _config.py, _docstrings.py, _interrupt.py, _typing.py
+    *.pyi               what type checkers know of the compiled module beside it
 """
 
 from okcore import _interrupt  # noqa: F401, I001  (before everything that takes time: it guards the start)
@@ -54,7 +55,7 @@ finally:
     for _name in _waits:
         del _os.environ[_name]
 
-from okcore import cells, estimators, kron, tasks, testing
+from okcore import cells, estimators, kron, reference, tasks, testing
 from okcore._carries.base import Carry
 from okcore._config import show_config
 from okcore.cells import *  # noqa: F403
@@ -67,6 +68,10 @@ from okcore.trainer import OnlineTrainer
 __version__ = _version("okcore")
 
 __all__ = ["SGD", "Adam", "Carry", "LinearReadout", "OnlineTrainer", "Optimizer", "Readout", "SoftmaxReadout"]
-__all__ += ["kron", "load_runs", "show_config", "tasks", "testing"]
+__all__ += ["kron", "load_runs", "reference", "show_config", "tasks", "testing"]
 __all__ += cells.__all__
 __all__ += estimators.__all__
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

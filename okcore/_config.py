@@ -6,6 +6,7 @@ import platform
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, TextIO
 
 import numpy as np
 import scipy
@@ -15,7 +16,7 @@ from okcore import _kernels
 from okcore._engine import engine
 
 
-def config():
+def config() -> dict[str, Any]:
     """Return versions, BLAS, threads and build flags as a dict of plain values."""
     return {
         "okcore": version("okcore"),
@@ -33,7 +34,7 @@ def config():
     }
 
 
-def usable_processors():
+def usable_processors() -> int:
     """Return the number of processors this process may use: by affinity, cgroup quota and OMP_NUM_THREADS."""
     found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if (quota := _cgroup_quota()) is not None:
@@ -42,7 +43,7 @@ def usable_processors():
     return min(found, int(asked)) if asked.isdigit() and int(asked) > 0 else found
 
 
-def _cgroup_quota():
+def _cgroup_quota() -> float | None:
     """Return the processors' worth of time that the control group allows, or None (Linux; versions 2 and 1)."""
     root = Path("/sys/fs/cgroup")
     try:
@@ -65,7 +66,7 @@ def _cgroup_quota():
     return min(limits, default=None)
 
 
-def show_config(file=None):
+def show_config(file: TextIO | None = None) -> None:
     """Print versions, BLAS, threads and build flags."""
     file = sys.stdout if file is None else file
     for name, value in config().items():

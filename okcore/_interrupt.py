@@ -5,7 +5,7 @@ first, and it guards the process as it is imported, if that was started as okcor
 """
 
 # What is imported here comes before the guard: the signal module's enums, threading and contextlib take milliseconds.
-import _signal as signal
+import _signal as signal  # type: ignore[import-not-found]
 import os
 import sys
 

@@ -1,11 +1,18 @@
 """Random streams: one child of the seed per lane, so that a lane's draws depend only on its own past."""
 
-import numpy as np
+from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from okcore._typing import RNGLike
 from okcore._validation import as_choice, as_floats, as_int, as_real, describe
 
 
-def as_seed_sequence(rng):
+def as_seed_sequence(rng: RNGLike | None) -> np.random.SeedSequence:
     """Return the SeedSequence behind an int, a SeedSequence, a Generator or None."""
     if isinstance(rng, np.random.SeedSequence):
         return rng
@@ -20,14 +27,16 @@ def as_seed_sequence(rng):
         raise TypeError(f"rng must be an int, a SeedSequence, a Generator or None, got {describe(rng)}") from None
 
 
-def as_generator(rng):
+def as_generator(rng: RNGLike | None) -> np.random.Generator:
     """Return a Generator from an int, a SeedSequence, a Generator (itself) or None."""
     if isinstance(rng, np.random.Generator):
         return rng
     return np.random.Generator(np.random.PCG64(as_seed_sequence(rng)))
 
 
-def initial_values(shape, n_hidden, init, scale, rng):
+def initial_values(
+    shape: tuple[int, ...], n_hidden: int, init: str, scale: float, rng: RNGLike | None
+) -> NDArray[np.float64]:
     """Return initial parameters: U(-1/sqrt(n), 1/sqrt(n)) ("uniform"), N(0, scale^2) ("normal"), or "zeros"."""
     as_choice("init", init, ("uniform", "normal", "zeros"))
     scale, generator, bound = as_real("scale", scale, least=0), as_generator(rng), 1 / np.sqrt(n_hidden)
@@ -36,7 +45,7 @@ def initial_values(shape, n_hidden, init, scale, rng):
     return generator.normal(0, scale, shape) if init == "normal" else np.zeros(shape)
 
 
-def lane_generators(rng, batch_size, first_lane=0):
+def lane_generators(rng: RNGLike | None, batch_size: int, first_lane: int = 0) -> list[np.random.Generator]:
     """Return one PCG64 Generator per lane, from child `first_lane` of `rng`'s seed on."""
     if isinstance(rng, np.random.Generator):  # as in NumPy, a Generator counts its children, those before these too
         children = as_seed_sequence(rng).spawn(first_lane + batch_size)[first_lane:]
@@ -49,7 +58,7 @@ def lane_generators(rng, batch_size, first_lane=0):
     return [np.random.Generator(np.random.PCG64(child)) for child in children]
 
 
-def get_states(generators):
+def get_states(generators: Sequence[np.random.Generator]) -> NDArray[np.uint64]:
     """Return the streams' positions, (len(generators), 6) words."""
     words = np.empty((len(generators), 6), np.uint64)
     for row, generator in zip(words, generators, strict=True):
@@ -62,7 +71,7 @@ def get_states(generators):
     return words
 
 
-def as_states(name, value, count):
+def as_states(name: str, value: Any, count: int) -> NDArray[np.uint64]:
     """Return the positions of `count` streams, as `get_states` does; refuse words that no stream has.
 
     PCG64's increment is odd. With an even one the stream may repeat one number forever, and a draw that rejects it
@@ -74,7 +83,7 @@ def as_states(name, value, count):
     return words
 
 
-def set_states(generators, words):
+def set_states(generators: Sequence[np.random.Generator], words: NDArray[np.uint64]) -> None:
     """Restore streams' positions that `as_states` has checked."""
     for generator, row in zip(generators, words, strict=True):
         word = [int(w) for w in row]

@@ -1,23 +1,29 @@
 """Checks of arguments: every error names the argument, what was expected and what was passed."""
 
+from __future__ import annotations
+
 import math
 import numbers
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from okcore._kernels import is_finite
 
+T = TypeVar("T")
 
-def describe(value):
+
+def describe(value: object) -> str:
     """Describe a value in an error message."""
     if isinstance(value, np.ndarray):
         return f"{value.dtype} array of shape {value.shape}"
     return f"{type(value).__name__} {value!r}"
 
 
-def as_int(name, value, least, most=2**31 - 1):
+def as_int(name: str, value: Any, least: int, most: int = 2**31 - 1) -> int:
     """Return `value` as an int from `least` to `most`; sizes are C ints."""
     if isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} must be an integer, got {describe(value)}")
@@ -32,7 +38,9 @@ def as_int(name, value, least, most=2**31 - 1):
     return number
 
 
-def as_real(name, value, least=None, above=None, below=None):
+def as_real(
+    name: str, value: Any, least: float | None = None, above: float | None = None, below: float | None = None
+) -> float:
     """Return `value` as a finite float, at least `least`, greater than `above`, smaller than `below`."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (float, numbers.Real)):
         raise TypeError(f"{name} must be a real number, got {describe(value)}")
@@ -51,28 +59,28 @@ def as_real(name, value, least=None, above=None, below=None):
     return number
 
 
-def as_bool(name, value):
+def as_bool(name: str, value: Any) -> bool:
     """Return `value` as a bool; other values have no truth here."""
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} must be a bool, got {describe(value)}")
     return bool(value)
 
 
-def as_choice(name, value, choices):
+def as_choice(name: str, value: Any, choices: Iterable[str]) -> str:
     """Return `value` if it is one of `choices`."""
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
     return value
 
 
-def as_instance(name, value, kind):
+def as_instance(name: str, value: Any, kind: type[T]) -> T:
     """Return `value` if it is a `kind`."""
     if not isinstance(value, kind):
         raise TypeError(f"{name} must be an okcore.{kind.__name__}, got {describe(value)}")
     return value
 
 
-def as_dtype(name, dtype):
+def as_dtype(name: str, dtype: Any) -> np.dtype[Any]:
     """Return float32 or float64 as a NumPy dtype."""
     try:
         found = None if dtype is None else np.dtype(dtype)
@@ -83,7 +91,7 @@ def as_dtype(name, dtype):
     return found
 
 
-def as_dict(name, value, keys=None, more=False):
+def as_dict(name: str, value: Any, keys: Iterable[str] | None = None, more: bool = False) -> dict[str, Any]:
     """Return a mapping as a dict, with exactly these keys if they are given, or with `more` at least these.
 
     Arrays without axes become scalars: .npz files turn scalars into such arrays.
@@ -99,7 +107,7 @@ def as_dict(name, value, keys=None, more=False):
     return value
 
 
-def as_array(name, value):
+def as_array(name: str, value: Any) -> NDArray[Any]:
     """Return `value` as an array of any shape and dtype; refuse nested lists of unequal lengths."""
     try:
         return np.asarray(value)
@@ -107,7 +115,9 @@ def as_array(name, value):
         raise TypeError(f"{name} must be an array, got {describe(value)}") from None
 
 
-def as_floats(name, value, shape, dtype, finite=False):
+def as_floats(
+    name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any], finite: bool = False
+) -> NDArray[Any]:
     """Return `value` as a contiguous, aligned array of exactly this shape and dtype, never cast."""
     array = as_array(name, value)
     if array.dtype != dtype:
@@ -119,7 +129,9 @@ def as_floats(name, value, shape, dtype, finite=False):
     return np.require(array, dtype=dtype, requirements=["C", "A"])
 
 
-def as_inputs(name, value, batch_size, n_in, dtype, many):
+def as_inputs(
+    name: str, value: Any, batch_size: int, n_in: int, dtype: np.dtype[Any], many: bool
+) -> NDArray[Any]:
     """Return inputs of a step (or, if `many`, of T steps) as floats of `dtype` or as int64 symbols."""
     array = as_array(name, value)
     lead = array.shape[:1] if many else ()
@@ -139,7 +151,7 @@ def as_inputs(name, value, batch_size, n_in, dtype, many):
     return np.require(array, dtype=dtype, requirements=["C", "A"])
 
 
-def as_mask(name, value, shape):
+def as_mask(name: str, value: Any, shape: tuple[int, ...]) -> NDArray[np.bool_]:
     """Return a contiguous array of bools of this shape."""
     array = as_array(name, value)
     if array.dtype != np.bool_:
@@ -149,7 +161,7 @@ def as_mask(name, value, shape):
     return np.ascontiguousarray(array)
 
 
-def as_symbols(name, value, shape, n_symbols):
+def as_symbols(name: str, value: Any, shape: tuple[int, ...], n_symbols: int) -> NDArray[Any]:
     """Return `value` as integers from 0 to n_symbols - 1 of this shape."""
     array = as_array(name, value)
     if array.dtype.kind not in "iu":
@@ -162,13 +174,13 @@ def as_symbols(name, value, shape, n_symbols):
     return array
 
 
-def raise_not_finite(name, array):
+def raise_not_finite(name: str, array: NDArray[Any]) -> NoReturn:
     """Raise for an array with NaN or Inf, naming the first position."""
     where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
     raise ValueError(f"{name} must be finite, got {array[where]} at {where}")
 
 
-def check_output(out, shape, dtype):
+def check_output(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     """Raise for an `out` that cannot be written to."""
     wanted = f"a writeable C-contiguous {dtype} array of shape {shape}"
     if not isinstance(out, np.ndarray) or out.dtype != dtype:

@@ -1,14 +1,19 @@
 """The built-in recurrent cells, and the base class for a cell of your own."""
 
+from __future__ import annotations
+
 import copyreg
+from typing import Any, Literal, TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from okcore import _validation
 from okcore._docstrings import fill
 from okcore._engine.cell_kernel import CellKernel
 from okcore._kernels import cell_sizes
 from okcore._random import initial_values
+from okcore._typing import FloatArray, RNGLike
 
 __all__ = ["GRU", "LSTM", "RHN", "RNN", "Cell"]
 
@@ -55,19 +60,24 @@ class Cell(CellKernel):
       W_h h + b_hh apart.
     """
 
-    n_gates = 1
-    n_state_blocks = 1
-    n_terms = 1
-    _kernel = None  # name of the compiled step in _simd/cells.h; None: the method `pointwise`
-    _always_zero = ()  # (name, blocks) of d and c that the compiled step does not write: the tape is made with zeros
+    n_gates: int = 1
+    n_state_blocks: int = 1
+    n_terms: int = 1
+    # The name of the compiled step in _simd/cells.h; None: the method `pointwise`
+    _kernel: str | None = None
+    # (name, blocks) of d and c that the compiled step does not write: the tape is made with zeros
+    _always_zero: tuple[tuple[str, Any], ...] = ()
 
-    def __init__(self, n_in, n_hidden, dtype=np.float32, rng=None, init="uniform", scale=0.01):
+    def __init__(
+        self, n_in: int, n_hidden: int, dtype: DTypeLike = np.float32, rng: RNGLike | None = None,
+        init: Literal["uniform", "normal", "zeros"] = "uniform", scale: float = 0.01,
+    ) -> None:  # fmt: skip
         n_in = _validation.as_int("n_in", n_in, 1)
         n_hidden = _validation.as_int("n_hidden", n_hidden, 1)
         self._allocate(n_in, n_hidden, _validation.as_dtype("dtype", dtype))
         self._theta[...] = initial_values(self._theta.shape, n_hidden, init, scale, rng)
 
-    def _allocate(self, n_in, n_hidden, dtype):
+    def _allocate(self, n_in: int, n_hidden: int, dtype: np.dtype[Any]) -> None:
         """Make theta, zero, and bind the step."""
         sizes = {
             "n_gates": _validation.as_int("n_gates", self.n_gates, 1),
@@ -79,34 +89,36 @@ class Cell(CellKernel):
         )
         if rows * widest >= 2**31:  # BLAS counts the columns of a lane's factors in C ints
             raise ValueError(f"n_hidden and n_in must keep P m and S P below 2^31, got P = {rows}, {widest} columns")
-        compiled = next(cls for cls in type(self).__mro__ if "_kernel" in vars(cls) or cls is Cell)
+        compiled: type[Cell] = next(cls for cls in type(self).__mro__ if "_kernel" in vars(cls) or cls is Cell)
         kernel = self._kernel if type(self).pointwise is compiled.pointwise else None  # a subclass's own step counts
         if kernel is not None:
             for name, size in sizes.items():
                 if size != getattr(compiled, name):
                     raise ValueError(f"{name} must be {getattr(compiled, name)}, as in {compiled.__name__}, got {size}")
-        super().__init__(n_in, n_hidden, dtype, *sizes.values(), kernel)
+        super().__init__(n_in, n_hidden, dtype, **sizes, kernel=kernel)
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         state = {"sizes": (self.n_in, self.n_hidden, self.dtype), "theta": self.theta, "attributes": self.__dict__}
-        return copyreg.__newobj__, (type(self),), state
+        return copyreg.__newobj__, (type(self),), state  # type: ignore[attr-defined]  # typeshed has it not
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state["attributes"])
         self._allocate(*state["sizes"])
         self._theta[...] = state["theta"]
 
     @property
-    def theta(self):
+    def theta(self) -> FloatArray:
         """Recurrent parameters, (P, m): one fixed buffer."""
         return self._theta
 
     @theta.setter
-    def theta(self, value):
+    def theta(self, value: ArrayLike) -> None:
         if value is not self._theta:  # `cell.theta -= g` has already written into the buffer
             self._theta[...] = _validation.as_floats("theta", value, self._theta.shape, self.dtype, finite=True)
 
-    def pointwise(self, pre, state):
+    def pointwise(
+        self, pre: NDArray[Any], state: NDArray[Any]
+    ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
         r"""Step all lanes: the new state and the diagonals of its Jacobians.
 
         Parameters
@@ -127,16 +139,18 @@ class Cell(CellKernel):
         """
         raise NotImplementedError(f"{type(self).__name__} must define pointwise(pre, state)")
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"{type(self).__name__}(n_in={self.n_in}, n_hidden={self.n_hidden}, dtype={self.dtype})"
 
 
 # Every built-in cell, by the name the command line calls it. This is the one register: the command line's choices, the
 # tests and the benchmarks follow it.
-CELLS = {}
+CELLS: dict[str, type[Cell]] = {}
+
+C = TypeVar("C", bound=type[Cell])
 
 
-def compiled(cls):
+def compiled(cls: C) -> C:
     """Register a built-in cell under its name in small letters, which is that of its step in _simd/cells.h."""
     name = cls.__name__.lower()
     cls.n_gates, cls.n_state_blocks, cls.n_terms = cell_sizes(name)

@@ -1,10 +1,15 @@
 """The estimators: each algorithm is a carry behind the one engine."""
 
+from __future__ import annotations
+
 import copy
 import copyreg
 import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from okcore import _validation
 from okcore._carries.base import Carry
@@ -18,6 +23,7 @@ from okcore._docstrings import fill
 from okcore._engine.block_length import choose_block
 from okcore._engine.engine import Engine
 from okcore._random import as_states, get_states, lane_generators, set_states
+from okcore._typing import FloatArray, RNGLike
 from okcore.cells import Cell
 
 __all__ = ["KFRTRL", "OK", "RTRL", "TBPTT", "UORO", "Estimator", "SnAp1"]
@@ -75,13 +81,16 @@ class Estimator(Engine):
 
     # For the command line: which of its options are taken, {option: (argument of the constructor, what it means)}, and
     # what "--block auto" stands for where the constructor does not choose.
-    options = {}
-    auto_block = None
+    options: dict[str, tuple[str, str]] = {}
+    auto_block: int | None = None
 
     # Is the gradient "exact", "unbiased" or "biased"? The tests check the first two.
-    quality = "biased"
+    quality: str = "biased"
 
-    def __init__(self, cell, carry, block, rng=None, n_threads=1, update_every=1, first_lane=0):
+    def __init__(
+        self, cell: Cell, carry: Carry, block: int, rng: RNGLike | None = None, n_threads: int = 1,
+        update_every: int = 1, first_lane: int = 0,
+    ) -> None:  # fmt: skip
         _validation.as_instance("cell", cell, Cell)
         _validation.as_instance("carry", carry, Carry)
         if carry.cell is not cell:
@@ -94,7 +103,9 @@ class Estimator(Engine):
         super().__init__(cell, carry, block, generators, n_threads)
 
     @classmethod
-    def from_options(cls, cell, options, rng=None, first_lane=0):
+    def from_options(
+        cls, cell: Cell, options: Mapping[str, Any], rng: RNGLike | None = None, first_lane: int = 0
+    ) -> Self:
         """Make the estimator from the options of a run.
 
         Parameters
@@ -117,24 +128,25 @@ class Estimator(Engine):
             arguments["rng"] = rng
         if first_lane > 0:  # a class of one's own need not take it
             arguments["first_lane"] = first_lane
-        return cls(
+        make: Callable[..., Self] = cls
+        return make(
             cell, **arguments,
             batch_size=options["batch"], n_threads=options["threads"], update_every=options["update_every"],
         )  # fmt: skip
 
     @property
-    def state(self):
+    def state(self) -> FloatArray:
         """State of every lane, (B, S): a copy. Setting it leaves the influence as it is."""
         return self._call(self._buffers["state"].copy)
 
     @state.setter
-    def state(self, value):
+    def state(self, value: ArrayLike) -> None:
         shape = (self.batch_size, self.cell.state_size)
         value = _validation.as_floats("state", value, shape, self.cell.dtype, finite=True)
         self._call(np.copyto, self._buffers["state"], value)
 
     @property
-    def stats(self):
+    def stats(self) -> dict[str, NDArray[Any]]:
         """Figures about the last reduction, arrays of shape (B,).
 
         ``variance`` is s1^2 / k - s2, the expected squared error (Frobenius, whole influence) that it added;
@@ -143,7 +155,7 @@ class Estimator(Engine):
         """
         return self.carry.stats
 
-    def influence(self):
+    def influence(self) -> FloatArray:
         """Return the dense influence matrix J = ds/dtheta that the estimator stands for now, (B, S, P, m).
 
         The open block is included, so ``gradient(dh)`` is the sum over lanes of ``[dh, 0] @ J``. Plain NumPy, for
@@ -151,7 +163,7 @@ class Estimator(Engine):
         """
         return self._call(self._influence)
 
-    def _influence(self):
+    def _influence(self) -> FloatArray:
         with np.errstate(over="ignore", invalid="ignore"):
             J = np.stack([self.tape.extend_influence(lane, self.carry.dense(lane)) for lane in range(self.batch_size)])
         for lane in range(self.batch_size):
@@ -159,25 +171,25 @@ class Estimator(Engine):
                 raise FloatingPointError(f"the influence of lane {lane} is not finite at step {self.steps}")
         return J
 
-    def _config(self):
+    def _config(self) -> dict[str, Any]:
         """Return the constructor's arguments, except cell and rng."""
         names = inspect.signature(type(self).__init__).parameters
         return {name: getattr(self, name) for name in names if name not in ("self", "cell", "rng")}
 
-    def clone(self):
+    def clone(self) -> Self:
         """Return an estimator that shares the cell and is a copy of all else, random streams included."""
         return copy.deepcopy(self, {id(self.cell): self.cell})
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         state = {"cell": self.cell, "config": self._config(), "state": self.state_dict(), "attributes": self.__dict__}
-        return copyreg.__newobj__, (type(self),), state
+        return copyreg.__newobj__, (type(self),), state  # type: ignore[attr-defined]  # typeshed has it not
 
-    def __setstate__(self, state):
-        self.__init__(state["cell"], **state["config"])
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["cell"], **state["config"])  # type: ignore[misc]  # made anew, as by `copyreg.__newobj__`
         self.load_state_dict(state["state"])
         self.__dict__.update(state["attributes"])
 
-    def _identity(self):
+    def _identity(self) -> dict[str, Any]:
         """Return what a state must agree on to be loaded."""
         cell = self.cell
         identity = {
@@ -188,11 +200,11 @@ class Estimator(Engine):
         arguments = {f"argument.{name}": value for name, value in self._config().items() if name not in left_out}
         return identity | {"carry": type(self.carry).__name__} | arguments
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         """Return all that a resume with bit-identical results needs, except theta: copies of arrays, plain scalars."""
         return self._call(self._state_dict)
 
-    def _state_dict(self):
+    def _state_dict(self) -> dict[str, Any]:
         return {
             **{name: value for name, value in self._identity().items() if value is not None},
             "steps": self.steps,
@@ -202,7 +214,7 @@ class Estimator(Engine):
             **{f"carry.{name}": array.copy() for name, array in self.carry.arrays.items()},
         }
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned. A state of another kind or size is refused and changes nothing.
 
         Raises
@@ -212,11 +224,11 @@ class Estimator(Engine):
         """
         self._call(self._load_state_dict, state)
 
-    def _load_state_dict(self, state):
+    def _load_state_dict(self, state: Mapping[str, Any]) -> None:
         template = self._state_dict()
         state = _validation.as_dict("state", state)
         for name, expected in self._identity().items():
-            got = state.get(name)
+            got: Any = state.get(name)
             if np.ndim(got) != 0 or got != expected:
                 raise ValueError(f"state is of another estimator: {name} must be {expected!r}, got {got!r}")
         _validation.as_dict("state", state, template)
@@ -241,7 +253,7 @@ class Estimator(Engine):
         self._restore(steps)
 
     @staticmethod
-    def join_lanes(states):
+    def join_lanes(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return the state of one estimator with the lanes of several: the opposite of `take_lanes`.
 
         Parameters
@@ -259,7 +271,7 @@ class Estimator(Engine):
             raise TypeError(f"states must be a list of states, got {_validation.describe(states)}")
         states = [_validation.as_dict("states", state) for state in states]
         states = [_validation.as_dict("states", state, states[0]) for state in states]
-        joined = {}
+        joined: dict[str, Any] = {}
         for name, value in states[0].items():
             values = [state[name] for state in states]
             axis = _lane_axis(name)
@@ -279,7 +291,7 @@ class Estimator(Engine):
         return joined
 
     @staticmethod
-    def take_lanes(state, first, count):
+    def take_lanes(state: Mapping[str, Any], first: int, count: int) -> dict[str, Any]:
         """Return the state of an estimator with the lanes from `first` to ``first + count - 1`` of a larger one.
 
         Parameters
@@ -306,25 +318,27 @@ class Estimator(Engine):
                 taken[name] = np.zeros_like(value)
         return taken
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         arguments = ", ".join(f"{name}={value!r}" for name, value in self._config().items())
         return f"{type(self).__name__}({self.cell!r}, {arguments})"
 
 
-def _lane_axis(name):
+def _lane_axis(name: str) -> int | None:
     """Return the axis of the lanes in an entry of a state; None if the lanes share it."""
     return 0 if name.startswith("carry.") else LANE_AXIS.get(name)
 
 
 # Every estimator, by the name the command line calls it. This is the one register: the command line's choices and help,
 # the tests and the benchmarks follow it.
-ESTIMATORS = {}
+ESTIMATORS: dict[str, type[Estimator]] = {}
+
+E = TypeVar("E", bound=type[Estimator])
 
 
-def algorithm(name):
+def algorithm(name: str) -> Callable[[E], E]:
     """Register an estimator under its name on the command line."""
 
-    def register(cls):
+    def register(cls: E) -> E:
         ESTIMATORS[name] = cls
         return fill(shared=SHARED, rng=RNG)(cls)
 
@@ -379,10 +393,13 @@ class OK(Estimator):
         "tolerance": ("tolerance", "noise of a reduction that fewer terms may add"),
     }  # fmt: skip
 
+    carry: OptimalKroneckerSumCarry
+
     def __init__(
-        self, cell, rank, block="auto", mixing="signs", batch_size=1, rng=None, n_threads=1, update_every=1,
-        tolerance=None, first_lane=0,
-    ):  # fmt: skip
+        self, cell: Cell, rank: int, block: int | Literal["auto"] = "auto",
+        mixing: Literal["signs", "sampling"] = "signs", batch_size: int = 1, rng: RNGLike | None = None,
+        n_threads: int = 1, update_every: int = 1, tolerance: float | None = None, first_lane: int = 0,
+    ) -> None:  # fmt: skip
         _validation.as_instance("cell", cell, Cell)
         rank = _validation.as_int("rank", rank, 1)
         self.mixing = _validation.as_choice("mixing", mixing, ("signs", "sampling"))
@@ -396,7 +413,7 @@ class OK(Estimator):
         super().__init__(cell, carry, block, rng, n_threads, update_every, first_lane)
 
     @property
-    def rank(self):
+    def rank(self) -> int:
         """Kronecker products that are kept, at most."""
         return self.carry.rank
 
@@ -435,7 +452,10 @@ class RTRL(Estimator):
     quality = "exact"
     options = {"block": ("block", "steps per block; 1 is the textbook algorithm, n^4")}
 
-    def __init__(self, cell, block="auto", batch_size=1, n_threads=1, update_every=1, first_lane=0):
+    def __init__(
+        self, cell: Cell, block: int | Literal["auto"] = "auto", batch_size: int = 1, n_threads: int = 1,
+        update_every: int = 1, first_lane: int = 0,
+    ) -> None:  # fmt: skip
         _validation.as_instance("cell", cell, Cell)
         batch_size = _validation.as_int("batch_size", batch_size, 1)
         if isinstance(block, str):
@@ -472,14 +492,19 @@ class KFRTRL(Estimator):
     options = {"rank": ("copies", "copies that are averaged"), "block": ("block", "steps per compression")}
     auto_block = 1
 
-    def __init__(self, cell, copies=1, block=1, batch_size=1, rng=None, n_threads=1, update_every=1, first_lane=0):
+    carry: RandomSignCarry
+
+    def __init__(
+        self, cell: Cell, copies: int = 1, block: int = 1, batch_size: int = 1, rng: RNGLike | None = None,
+        n_threads: int = 1, update_every: int = 1, first_lane: int = 0,
+    ) -> None:  # fmt: skip
         _validation.as_instance("cell", cell, Cell)
         copies = _validation.as_int("copies", copies, 1)
         carry = RandomSignCarry(cell, _validation.as_int("batch_size", batch_size, 1), copies)
         super().__init__(cell, carry, block, rng, n_threads, update_every, first_lane)
 
     @property
-    def copies(self):
+    def copies(self) -> int:
         """Independent estimates that are averaged."""
         return self.carry.rank
 
@@ -505,7 +530,10 @@ class UORO(Estimator):
 
     quality = "unbiased"
 
-    def __init__(self, cell, batch_size=1, rng=None, n_threads=1, update_every=1, first_lane=0):
+    def __init__(
+        self, cell: Cell, batch_size: int = 1, rng: RNGLike | None = None, n_threads: int = 1, update_every: int = 1,
+        first_lane: int = 0,
+    ) -> None:  # fmt: skip
         _validation.as_instance("cell", cell, Cell)
         carry = RankOneCarry(cell, _validation.as_int("batch_size", batch_size, 1))
         super().__init__(cell, carry, 1, rng, n_threads, update_every, first_lane)
@@ -531,7 +559,9 @@ class SnAp1(Estimator):
     learning with a sparse approximation. ICLR, arXiv 2006.07232.
     """
 
-    def __init__(self, cell, batch_size=1, n_threads=1, update_every=1, first_lane=0):
+    def __init__(
+        self, cell: Cell, batch_size: int = 1, n_threads: int = 1, update_every: int = 1, first_lane: int = 0
+    ) -> None:
         _validation.as_instance("cell", cell, Cell)
         carry = OwnUnitCarry(cell, _validation.as_int("batch_size", batch_size, 1))
         super().__init__(cell, carry, 1, 0, n_threads, update_every, first_lane)
@@ -571,13 +601,16 @@ class TBPTT(Estimator):
     options = {"block": ("horizon", "the horizon")}
     auto_block = 25
 
-    def __init__(self, cell, horizon, batch_size=1, n_threads=1, update_every=1, first_lane=0):
+    def __init__(
+        self, cell: Cell, horizon: int, batch_size: int = 1, n_threads: int = 1, update_every: int = 1,
+        first_lane: int = 0,
+    ) -> None:  # fmt: skip
         _validation.as_instance("cell", cell, Cell)
         horizon = _validation.as_int("horizon", horizon, 1)
         carry = NoCarry(cell, _validation.as_int("batch_size", batch_size, 1))
         super().__init__(cell, carry, horizon, 0, n_threads, update_every, first_lane)
 
     @property
-    def horizon(self):
+    def horizon(self) -> int:
         """Steps of the longest window."""
         return self.block

@@ -1,15 +1,27 @@
 """Sums of Kronecker products J = sum_i A_i (x) u_i, A (N, S, P), u (N, m): the kernels as functions."""
 
+from __future__ import annotations
+
+from typing import Any, Literal, TypeVar
+
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from okcore import _kernels, _validation
 from okcore._carries import reduction
 from okcore._random import as_generator
+from okcore._typing import RNGLike
 
 __all__ = ["contract", "left_multiply", "reduce", "to_dense"]
 
+F = TypeVar("F", bound=np.floating[Any])
 
-def _factors(A):
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+def _factors(A: NDArray[F]) -> NDArray[F]:
     """Return A as a contiguous array (N, S, P) of floats."""
     A = _validation.as_array("A", A)
     dtype = _validation.as_dtype("A's dtype", A.dtype)
@@ -20,7 +32,7 @@ def _factors(A):
     return _validation.as_floats("A", A, A.shape, dtype, finite=True)
 
 
-def _terms(u, A):
+def _terms(u: NDArray[F], A: NDArray[F]) -> tuple[NDArray[F], NDArray[F]]:
     """Return u and A as contiguous arrays of the same dtype and number of terms."""
     A = _factors(A)
     u = _validation.as_array("u", u)
@@ -29,14 +41,14 @@ def _terms(u, A):
     return _validation.as_floats("u", u, (A.shape[0], u.shape[1]), A.dtype, finite=True), A
 
 
-def _finite(name, result):
+def _finite(name: str, result: NDArray[F]) -> NDArray[F]:
     """Return `result`, or raise if it is not finite."""
     if not np.isfinite(result).all():
         raise FloatingPointError(f"{name}: the result is not finite in {result.dtype}")
     return result
 
 
-def to_dense(u, A):
+def to_dense(u: NDArray[F], A: NDArray[F]) -> NDArray[F]:
     """Return the dense J = sum_i A_i (x) u_i, shape (S, P, m).
 
     Parameters
@@ -62,7 +74,7 @@ def to_dense(u, A):
         return _finite("to_dense", np.tensordot(A, u, axes=(0, 0)))
 
 
-def contract(v, u, A):
+def contract(v: NDArray[F], u: NDArray[F], A: NDArray[F]) -> NDArray[F]:
     """Return v J = sum_i (v A_i)^T u_i, shape (P, m), without forming J.
 
     Parameters
@@ -87,7 +99,7 @@ def contract(v, u, A):
     return _finite("contract", out)
 
 
-def left_multiply(H, A):
+def left_multiply(H: NDArray[F], A: NDArray[F]) -> NDArray[F]:
     """Return the factors H A_i of H J.
 
     Parameters
@@ -113,7 +125,11 @@ def left_multiply(H, A):
     return _finite("left_multiply", out)
 
 
-def reduce(u, A, rank, rng=None, mixing="signs", signs=None, start=None, tolerance=None):
+def reduce(
+    u: NDArray[F], A: NDArray[F], rank: int, rng: RNGLike | None = None,
+    mixing: Literal["signs", "sampling"] = "signs", signs: ArrayLike | None = None, start: float | None = None,
+    tolerance: float | None = None,
+) -> tuple[NDArray[F], NDArray[F]]:  # fmt: skip
     """Reduce N Kronecker terms to at most `rank`, unbiased and with the least possible variance.
 
     Parameters
@@ -204,5 +220,5 @@ def reduce(u, A, rank, rng=None, mixing="signs", signs=None, start=None, toleran
     if info:
         raise FloatingPointError("reduce: the terms' inner products are not finite in float64")
     if n_new == N:
-        return tuple(array.copy() for array in terms)
+        return terms[0].copy(), terms[1].copy()
     return _finite("reduce", u_new), _finite("reduce", A_new)

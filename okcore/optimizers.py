@@ -1,12 +1,19 @@
 """Optimizers: in-place updates of named parameters, with a state that can be saved."""
 
-from collections.abc import Mapping
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from okcore import _validation
 from okcore._kernels import is_finite
 from okcore._learning import adam_step
+from okcore._typing import FloatArray
+
+Slots: TypeAlias = dict[str, FloatArray]
 
 
 class Optimizer:
@@ -16,15 +23,15 @@ class Optimizer:
     the new parameter and the new slots; or it overrides `update`.
     """
 
-    slots = ()
+    slots: tuple[str, ...] = ()
 
-    def __init__(self, learning_rate):
+    def __init__(self, learning_rate: float) -> None:
         self.learning_rate = _validation.as_real("learning_rate", learning_rate, above=0)
-        self._slots = {}
-        self._spare = {}  # by name: a parameter and slots to write the next ones into
-        self._counts = {}
+        self._slots: dict[str, Slots] = {}
+        self._spare: dict[str, tuple[FloatArray, Slots]] = {}  # a parameter and slots to write the next ones into
+        self._counts: dict[str, int] = {}
 
-    def update(self, name, parameter, gradient):
+    def update(self, name: str, parameter: NDArray[Any], gradient: NDArray[Any]) -> None:
         """Move `parameter` against `gradient`, in place.
 
         Parameters
@@ -41,7 +48,7 @@ class Optimizer:
         """
         self.update_all({name: (parameter, gradient)})
 
-    def update_all(self, updates):
+    def update_all(self, updates: Mapping[str, tuple[NDArray[Any], NDArray[Any]]]) -> None:
         """Make several updates, {name: (parameter, gradient)}, or none of them if one cannot be made."""
         if not (isinstance(updates, Mapping) and all(map(_is_pair, updates.values()))):
             raise TypeError(
@@ -52,7 +59,7 @@ class Optimizer:
             make()
             self._counts[name] = self._counts.get(name, 0) + 1
 
-    def _test(self, name, parameter, gradient):
+    def _test(self, name: str, parameter: FloatArray, gradient: FloatArray) -> Callable[[], None]:
         """Return a function that makes the update, which has been found to be finite."""
         if not isinstance(name, str):
             raise TypeError(f"name must be a string, got {_validation.describe(name)}")
@@ -73,7 +80,9 @@ class Optimizer:
             )
         return make
 
-    def _maker(self, name, parameter, gradient, count):
+    def _maker(
+        self, name: str, parameter: FloatArray, gradient: FloatArray, count: int
+    ) -> Callable[[], None] | None:
         """Return a function that makes the update; None if what came out would not be finite."""
         if name not in self._spare:
             self._spare[name] = np.empty_like(parameter), {slot: np.empty_like(parameter) for slot in self.slots}
@@ -81,32 +90,39 @@ class Optimizer:
         with np.errstate(all="ignore"):
             self._move(parameter, gradient, count, slots, new, new_slots)
 
-        def make():
+        def make() -> None:
             np.copyto(parameter, new)
             self._slots[name], self._spare[name] = new_slots, (new, slots)
 
         return make if all(map(is_finite, (new, *new_slots.values()))) else None
 
-    def _slots_of(self, name, parameter):
+    def _move(
+        self, parameter: FloatArray, gradient: FloatArray, count: int, slots: Slots, new: FloatArray, new_slots: Slots
+    ) -> None:
+        """Write the new parameter and the new slots."""
+        raise NotImplementedError(f"{type(self).__name__} must define _move(...) or update(name, parameter, gradient)")
+
+    def _slots_of(self, name: str, parameter: FloatArray) -> Slots:
         slots = self._slots.get(name)
         return {slot: np.zeros(parameter.shape, parameter.dtype) for slot in self.slots} if slots is None else slots
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         """Return copies of slots and counts."""
-        state = {"kind": type(self).__name__}
+        state: dict[str, Any] = {"kind": type(self).__name__}
         for name, slots in self._slots.items():
             state[f"{name}.count"] = self._counts[name]
             state |= {f"{name}.{slot}": array.copy() for slot, array in slots.items()}
         return state
 
-    def load_state_dict(self, state, parameters):
+    def load_state_dict(self, state: Mapping[str, Any], parameters: Mapping[str, NDArray[Any]]) -> None:
         """Restore what `state_dict` returned, for parameters given by name."""
         state = _validation.as_dict("state", state)
         if not isinstance(parameters, Mapping):
             raise TypeError(f"parameters must be a dict, got {_validation.describe(parameters)}")
         if state.get("kind") != type(self).__name__:
             raise ValueError(f"state: optimizer must be {type(self).__name__}, got {state.get('kind')!r}")
-        slots, counts = {}, {}
+        slots: dict[str, Slots] = {}
+        counts: dict[str, int] = {}
         for name, parameter in parameters.items():
             _check_floats(f"parameter {name!r}", parameter)
             if f"{name}.count" not in state:
@@ -123,11 +139,11 @@ class Optimizer:
         self._slots, self._counts, self._spare = slots, counts, {}
 
 
-def _is_pair(value):
+def _is_pair(value: object) -> bool:
     return isinstance(value, tuple) and len(value) == 2
 
 
-def _check_floats(argument, array):
+def _check_floats(argument: str, array: object) -> None:
     """Raise for what is no array of floats."""
     if not isinstance(array, np.ndarray) or array.dtype not in (np.float32, np.float64):
         raise TypeError(f"{argument} must be an array of float32 or float64, got {_validation.describe(array)}")
@@ -141,7 +157,9 @@ class SGD(Optimizer):
     learning_rate : float
     """
 
-    def _move(self, parameter, gradient, count, slots, new, new_slots):
+    def _move(
+        self, parameter: FloatArray, gradient: FloatArray, count: int, slots: Slots, new: FloatArray, new_slots: Slots
+    ) -> None:
         np.multiply(gradient, parameter.dtype.type(self.learning_rate), out=new)
         np.subtract(parameter, new, out=new)
 
@@ -157,13 +175,17 @@ class Adam(Optimizer):
 
     slots = ("mean", "square")
 
-    def __init__(self, learning_rate=1e-3, beta1=0.9, beta2=0.999, eps=1e-8):
+    def __init__(
+        self, learning_rate: float = 1e-3, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8
+    ) -> None:
         super().__init__(learning_rate)
         self.beta1 = _validation.as_real("beta1", beta1, least=0, below=1)
         self.beta2 = _validation.as_real("beta2", beta2, least=0, below=1)
         self.eps = _validation.as_real("eps", eps, above=0)
 
-    def _maker(self, name, parameter, gradient, count):
+    def _maker(
+        self, name: str, parameter: FloatArray, gradient: FloatArray, count: int
+    ) -> Callable[[], None] | None:
         # In place, after a test that computes all and writes nothing: two passes over four arrays take less than one
         # that writes three more, which are seldom in cache.
         slots = self._slots_of(name, parameter)
@@ -173,7 +195,7 @@ class Adam(Optimizer):
             1 / (1 - self.beta2**count), gradient, flat, slots["mean"], slots["square"],
         )  # fmt: skip
 
-        def make():
+        def make() -> None:
             adam_step(True, *arguments)
             if flat is not parameter:
                 np.copyto(parameter, flat)
@@ -182,9 +204,9 @@ class Adam(Optimizer):
         return make if adam_step(False, *arguments) else None
 
 
-def contiguous(array):
+def contiguous(array: FloatArray) -> FloatArray:
     """Return the array, or a copy of it that is C-contiguous and aligned."""
     return array if array.flags.c_contiguous and array.flags.aligned else array.copy()
 
 
-OPTIMIZERS = {"adam": Adam, "sgd": SGD}
+OPTIMIZERS: dict[str, type[Optimizer]] = {"adam": Adam, "sgd": SGD}

@@ -12,15 +12,24 @@ Names are those of the compiled modules; the tests compare the two. Shapes are o
 D (q, S, P), H and Phi (S, S), Kronecker terms u (N, m) and A (N, S, P) for sum_i A_i (x) u_i.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
 import numpy as np
+from numpy.typing import NDArray
 
 from okcore import cells
 from okcore._random import lane_generators
+from okcore._typing import RNGLike
+
+Array: TypeAlias = NDArray[Any]
 
 # ---- cells: pre (B, q, G, n), state (B, k, n) -> state, d (B, q, k, G, n), c (B, k, k, n) --------------------------
 
 
-def sigmoid(a):
+def sigmoid(a: Array) -> Array:
     """Return 1 / (1 + exp(-a))."""
     with np.errstate(over="ignore"):
         return 1 / (1 + np.exp(-a))
@@ -31,7 +40,7 @@ class RNN(cells.Cell):
 
     n_gates, n_state_blocks, n_terms = 1, 1, 1
 
-    def pointwise(self, pre, state):
+    def pointwise(self, pre: Array, state: Array) -> tuple[Array, Array, Array]:
         h = np.tanh(pre[:, 0])
         return h, (1 - h**2)[:, None, None], np.zeros_like(state)[:, None]
 
@@ -41,7 +50,7 @@ class RHN(cells.Cell):
 
     n_gates, n_state_blocks, n_terms = 2, 1, 1
 
-    def pointwise(self, pre, state):
+    def pointwise(self, pre: Array, state: Array) -> tuple[Array, Array, Array]:
         s, f = np.moveaxis(sigmoid(pre[:, 0]), 1, 0)
         z, old = 2 * s - 1, state[:, 0]
         h = f * old + (1 - f) * z
@@ -54,7 +63,7 @@ class LSTM(cells.Cell):
 
     n_gates, n_state_blocks, n_terms = 4, 2, 1
 
-    def pointwise(self, pre, state):
+    def pointwise(self, pre: Array, state: Array) -> tuple[Array, Array, Array]:
         a_i, a_f, a_g, a_o = np.moveaxis(pre[:, 0], 1, 0)
         i, f, g, o, old = sigmoid(a_i), sigmoid(a_f), np.tanh(a_g), sigmoid(a_o), state[:, 1]
         c = f * old + i * g
@@ -72,7 +81,7 @@ class GRU(cells.Cell):
 
     n_gates, n_state_blocks, n_terms = 3, 1, 2
 
-    def pointwise(self, pre, state):
+    def pointwise(self, pre: Array, state: Array) -> tuple[Array, Array, Array]:
         (x_r, x_z, x_n), (h_r, h_z, h_n) = np.moveaxis(pre, (1, 2), (0, 1))
         r, z, old = sigmoid(x_r + h_r), sigmoid(x_z + h_z), state[:, 0]
         g = np.tanh(x_n + r * h_n)
@@ -83,7 +92,7 @@ class GRU(cells.Cell):
         return h[:, None], d[:, :, None], z[:, None, None]
 
 
-def augmented_input(cell, x, h):
+def augmented_input(cell: cells.Cell, x: Array, h: Array) -> Array:
     """Return u_hat (q, m): [x, h, 1], or [x, 0, 1, 0] and [0, h, 0, 1]."""
     one = np.ones(1, cell.dtype)
     if cell.n_terms == 1:
@@ -91,7 +100,7 @@ def augmented_input(cell, x, h):
     return np.stack([np.concatenate([x, 0 * h, one, 0 * one]), np.concatenate([0 * x, h, 0 * one, one])])
 
 
-def dense_jacobians(cell, d, c, W_h):
+def dense_jacobians(cell: cells.Cell, d: Array, c: Array, W_h: Array) -> tuple[Array, Array]:
     """Return D (q, S, P) from its diagonals, and H = D* W_h E_h + C."""
     q, k, G, n = d.shape
     D = np.concatenate([[[np.diag(d[j, a, g]) for g in range(G)] for a in range(k)] for j in range(q)])
@@ -104,12 +113,12 @@ def dense_jacobians(cell, d, c, W_h):
 # ---- Kronecker sums -------------------------------------------------------------------------------------------------
 
 
-def to_dense(u, A):
+def to_dense(u: Array, A: Array) -> Array:
     """Return J (S, P, m) = sum_i A_i (x) u_i."""
     return np.einsum("isp,im->spm", A, u)
 
 
-def orthonormal_with_row_norms(p, k):
+def orthonormal_with_row_norms(p: Array, k: int) -> Array:
     """Return Z (len(p), k): orthonormal columns, |Z_i|^2 = p_i, for descending p in [0, 1] with sum k (Schur-Horn)."""
     Z = np.eye(len(p), k)
     high, low = 0, k
@@ -127,7 +136,7 @@ def orthonormal_with_row_norms(p, k):
     return Z
 
 
-def mixed_tail(sigma, rank):
+def mixed_tail(sigma: Array, rank: int) -> tuple[int, float]:
     """Return how many components are kept exactly, and the variance s1^2 / k - s2 of mixing the others."""
     if len(sigma) <= rank:
         return len(sigma), 0.0
@@ -136,7 +145,10 @@ def mixed_tail(sigma, rank):
     return keep, tails[keep] ** 2 / (rank - keep) - (sigma[keep:] ** 2).sum()
 
 
-def reduce(u, A, rank, signs=None, start=None, tolerance=None):
+def reduce(
+    u: Array, A: Array, rank: int, signs: Array | None = None, start: float = 0.0,
+    tolerance: float | None = None,
+) -> tuple[Array, Array, float]:  # fmt: skip
     """Reduce N Kronecker terms to `rank`: unbiased, variance s1^2 / k - s2. Returns u, A, variance.
 
     Benzing et al. 2019. `signs` (N,) mixes the tail of the singular values; `start` in [0, 1) samples from it. With a
@@ -189,39 +201,39 @@ def reduce(u, A, rank, signs=None, start=None, tolerance=None):
 class NoCarry:
     """TBPTT: nothing."""
 
-    def __init__(self, cell):
+    def __init__(self, cell: cells.Cell) -> None:
         self.shape = cell.theta.shape
 
-    def absorb(self, Phi, u, A, generator):
+    def absorb(self, Phi: Array, u: Array, A: Array, generator: np.random.Generator) -> None:
         pass
 
-    def contract(self, delta):
+    def contract(self, delta: Array) -> Array:
         return np.zeros(self.shape, delta.dtype)
 
 
 class ExactCarry:
     """RTRL: J itself."""
 
-    def __init__(self, cell):
+    def __init__(self, cell: cells.Cell) -> None:
         self.J = np.zeros((cell.state_size, *cell.theta.shape), cell.dtype)
 
-    def absorb(self, Phi, u, A, generator):
+    def absorb(self, Phi: Array, u: Array, A: Array, generator: np.random.Generator) -> None:
         self.J = np.tensordot(Phi, self.J, 1) + to_dense(u, A)
 
-    def contract(self, delta):
+    def contract(self, delta: Array) -> Array:
         return np.tensordot(delta, self.J, 1)
 
 
 class OptimalKroneckerSumCarry:
     """OK: r Kronecker products, reduced from r + K q."""
 
-    def __init__(self, cell, rank, mixing, most_new, tolerance):
+    def __init__(self, cell: cells.Cell, rank: int, mixing: str, most_new: int, tolerance: float | None) -> None:
         self.rank, self.mixing, self.most_new, self.tolerance = rank, mixing, most_new, tolerance
         self.u = np.zeros((0, cell.theta.shape[1]), cell.dtype)
         self.A = np.zeros((0, cell.state_size, cell.theta.shape[0]), cell.dtype)
         self.variance = 0.0
 
-    def absorb(self, Phi, u, A, generator):
+    def absorb(self, Phi: Array, u: Array, A: Array, generator: np.random.Generator) -> None:
         draws = generator.random(self.rank + self.most_new if self.mixing == "signs" else 1)
         if not Phi.any():  # a reset has cut the old terms off
             self.u, self.A = self.u[:0], self.A[:0]
@@ -231,19 +243,19 @@ class OptimalKroneckerSumCarry:
             signs = np.where(draws < 0.5, -1.0, 1.0) if self.mixing == "signs" else None
             self.u, self.A, self.variance = reduce(self.u, self.A, self.rank, signs, draws[0], self.tolerance)
 
-    def contract(self, delta):
+    def contract(self, delta: Array) -> Array:
         return (delta @ self.A).T @ self.u
 
 
 class RandomSignCarry:
     """KF-RTRL: one Kronecker product, the sum of its terms with random signs; the mean of independent copies."""
 
-    def __init__(self, cell, copies, most_new):
+    def __init__(self, cell: cells.Cell, copies: int, most_new: int) -> None:
         self.most_new = most_new
         self.u = np.zeros((copies, cell.theta.shape[1]), cell.dtype)
         self.A = np.zeros((copies, cell.state_size, cell.theta.shape[0]), cell.dtype)
 
-    def absorb(self, Phi, u, A, generator):
+    def absorb(self, Phi: Array, u: Array, A: Array, generator: np.random.Generator) -> None:
         draws = generator.random((len(self.u), 1 + self.most_new))
         moved = Phi @ self.A
         for i, row in enumerate(draws):
@@ -252,11 +264,11 @@ class RandomSignCarry:
                 np.concatenate([self.u[i : i + 1], u]), np.concatenate([moved[i : i + 1], A]), sign
             )
 
-    def contract(self, delta):
+    def contract(self, delta: Array) -> Array:
         return (delta @ self.A).T @ self.u / len(self.u)
 
 
-def sum_with_signs(u, A, sign):
+def sum_with_signs(u: Array, A: Array, sign: Array) -> tuple[Array, Array]:
     """Return one term for N: u' = sum_i c_i p_i u_i, A' = sum_i c_i A_i / p_i, p_i = sqrt(|A_i| / |u_i|)."""
     norm_u, norm_A = np.linalg.norm(u, axis=1), np.linalg.norm(A, axis=(1, 2))
     live = np.flatnonzero((norm_u > 0) & (norm_A > 0))
@@ -270,36 +282,38 @@ def sum_with_signs(u, A, sign):
 class RankOneCarry:
     """UORO: a (x) w."""
 
-    def __init__(self, cell):
+    def __init__(self, cell: cells.Cell) -> None:
         self.a = np.zeros(cell.state_size, cell.dtype)
         self.w = np.zeros(cell.theta.shape, cell.dtype)
         self.eps = 1e-7 if cell.dtype == np.float32 else 1e-14
 
-    def absorb(self, Phi, u, A, generator):
+    def absorb(self, Phi: Array, u: Array, A: Array, generator: np.random.Generator) -> None:
         nu = np.where(generator.random(len(self.a)) < 0.5, -1.0, 1.0).astype(self.a.dtype)
         if not Phi.any():
             self.w = 0 * self.w
         moved, nu_F = Phi @ self.a, np.einsum("s,isp,im->pm", nu, A, u)
-        ratio = lambda x, y: np.sqrt((np.linalg.norm(x) + self.eps) / (np.linalg.norm(y) + self.eps))  # noqa: E731
-        rho0, rho1 = ratio(self.w, moved), ratio(nu_F, nu)
+        rho0, rho1 = self.ratio(self.w, moved), self.ratio(nu_F, nu)
         self.a, self.w = rho0 * moved + rho1 * nu, self.w / rho0 + nu_F / rho1
 
-    def contract(self, delta):
+    def ratio(self, x: Array, y: Array) -> float:
+        return np.sqrt((np.linalg.norm(x) + self.eps) / (np.linalg.norm(y) + self.eps))
+
+    def contract(self, delta: Array) -> Array:
         return (delta @ self.a) * self.w
 
 
 class OwnUnitCarry:
     """SnAp-1: of J only what a unit's own rows of theta do to that unit; takes in each step at once."""
 
-    def __init__(self, cell):
+    def __init__(self, cell: cells.Cell) -> None:
         n, rows = cell.n_hidden, np.arange(cell.theta.shape[0])
         self.mask = (np.arange(cell.state_size)[:, None] % n == rows % n)[:, :, None]
         self.J = np.zeros((cell.state_size, *cell.theta.shape), cell.dtype)
 
-    def absorb_step(self, H, D, u_hat):
+    def absorb_step(self, H: Array, D: Array, u_hat: Array) -> None:
         self.J = self.mask * (np.tensordot(H, self.J, 1) + to_dense(u_hat, D))
 
-    def contract(self, delta):
+    def contract(self, delta: Array) -> Array:
         return np.tensordot(delta, self.J, 1)
 
 
@@ -309,15 +323,18 @@ class OwnUnitCarry:
 class Estimator:
     """A tape and a carry for every lane; `make_carry()` returns a new carry."""
 
-    def __init__(self, cell, make_carry, block, batch_size=1, rng=None):
+    def __init__(
+        self, cell: cells.Cell, make_carry: Callable[[], Any], block: int, batch_size: int = 1,
+        rng: RNGLike | None = None,
+    ) -> None:  # fmt: skip
         self.cell, self.block, self.make_carry = cell, block, make_carry
         self.generators = lane_generators(rng, batch_size)
         self.state = np.zeros((batch_size, cell.state_size), cell.dtype)
         self.carries = [make_carry() for _ in range(batch_size)]
         self.dh_dx = np.zeros((batch_size, cell.n_hidden, cell.n_in), cell.dtype)  # of the newest step
-        self.tape = []  # of steps; a step is a list of (u_hat, D, H, cut) over lanes
+        self.tape: list[list[tuple[Any, ...]]] = []  # of steps; a step is a list of (u_hat, D, H, cut) over lanes
 
-    def step(self, x, reset=None):
+    def step(self, x: Array, reset: Array | None = None) -> Array:
         """Take one step of every lane: x (B, n_in) floats or (B,) symbols; returns h (B, n)."""
         cell, n = self.cell, self.cell.n_hidden
         x = np.eye(cell.n_in, dtype=cell.dtype)[x] if x.ndim == 1 else x
@@ -343,7 +360,7 @@ class Estimator:
             self.tape.append(newest)
         return self.state[:, :n].copy()
 
-    def gradient(self, dh, per_lane=False):
+    def gradient(self, dh: Array, per_lane: bool = False) -> Array:
         """Return the gradient of this step's loss, (P, m): sweep the tape back, then contract the carry."""
         lanes = np.zeros((len(dh), *self.cell.theta.shape), self.cell.dtype)
         for lane, (carry, total) in enumerate(zip(self.carries, lanes, strict=True)):
@@ -355,14 +372,16 @@ class Estimator:
             total += carry.contract(delta)
         return lanes if per_lane else lanes.sum(axis=0)
 
-    def input_gradient(self, dh):
+    def input_gradient(self, dh: Array) -> Array:
         """Return the gradient of this step's loss by this step's input, (B, n_in): dh D W_x."""
         return np.einsum("bi,biv->bv", dh, self.dh_dx)
 
-    def close_block(self):
+    def close_block(self) -> None:
         """Hand the block to the carries: terms (Phi D_tau) (x) u_tau, newest first, and the transition Phi."""
         for lane, carry in enumerate(self.carries):
-            Phi, u, A = np.eye(self.cell.state_size, dtype=self.cell.dtype), [], []
+            Phi: Array = np.eye(self.cell.state_size, dtype=self.cell.dtype)
+            u: list[Array] = []
+            A: list[Array] = []
             for u_hat, D, H, cut in (step[lane] for step in reversed(self.tape)):
                 u.extend(u_hat if Phi.any() else [])
                 A.extend(Phi @ D if Phi.any() else [])
@@ -370,39 +389,44 @@ class Estimator:
             carry.absorb(Phi, np.stack(u), np.stack(A), self.generators[lane])
         self.tape = []
 
-    def reset(self):
+    def reset(self) -> None:
         """Start all lanes anew."""
         self.state[...] = self.dh_dx[...] = 0
         self.tape = []
         self.carries = [self.make_carry() for _ in self.carries]
 
 
-def TBPTT(cell, horizon, batch_size=1):
+def TBPTT(cell: cells.Cell, horizon: int, batch_size: int = 1) -> Estimator:
     """Return truncated backpropagation through time."""
     return Estimator(cell, lambda: NoCarry(cell), horizon, batch_size)
 
 
-def RTRL(cell, block=1, batch_size=1):
+def RTRL(cell: cells.Cell, block: int = 1, batch_size: int = 1) -> Estimator:
     """Return real-time recurrent learning, exact."""
     return Estimator(cell, lambda: ExactCarry(cell), block, batch_size)
 
 
-def UORO(cell, batch_size=1, rng=None):
+def UORO(cell: cells.Cell, batch_size: int = 1, rng: RNGLike | None = None) -> Estimator:
     """Return unbiased online recurrent optimisation."""
     return Estimator(cell, lambda: RankOneCarry(cell), 1, batch_size, rng)
 
 
-def SnAp1(cell, batch_size=1):
+def SnAp1(cell: cells.Cell, batch_size: int = 1) -> Estimator:
     """Return the sparse one-step approximation."""
     return Estimator(cell, lambda: OwnUnitCarry(cell), 1, batch_size)
 
 
-def KFRTRL(cell, copies=1, block=1, batch_size=1, rng=None):
+def KFRTRL(
+    cell: cells.Cell, copies: int = 1, block: int = 1, batch_size: int = 1, rng: RNGLike | None = None
+) -> Estimator:
     """Return Kronecker-factored RTRL."""
     return Estimator(cell, lambda: RandomSignCarry(cell, copies, block * cell.n_terms), block, batch_size, rng)
 
 
-def OK(cell, rank, block=1, mixing="signs", batch_size=1, rng=None, tolerance=None):
+def OK(
+    cell: cells.Cell, rank: int, block: int = 1, mixing: str = "signs", batch_size: int = 1,
+    rng: RNGLike | None = None, tolerance: float | None = None,
+) -> Estimator:  # fmt: skip
     """Return the optimal Kronecker-sum approximation."""
     new = block * cell.n_terms
     return Estimator(cell, lambda: OptimalKroneckerSumCarry(cell, rank, mixing, new, tolerance), block, batch_size, rng)

@@ -6,12 +6,17 @@
 Both return None, or raise AssertionError with what is broken. They need no test framework.
 """
 
+from __future__ import annotations
+
 import io
+from collections.abc import Callable, Sequence
 from statistics import NormalDist
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
-from okcore.cells import GRU, LSTM, RNN
+from okcore.cells import GRU, LSTM, RNN, Cell
 from okcore.estimators import RTRL, TBPTT, Estimator
 
 __all__ = ["check_cell", "check_estimator"]
@@ -23,8 +28,15 @@ FALSE_ALARM = 1e-6  # of the test for a bias
 DRAWS = 2000
 LONGEST_BLOCK = 100
 
+MakeCell: TypeAlias = Callable[..., Cell]
+MakeEstimator: TypeAlias = Callable[[Cell, int, int], Estimator]
 
-def check_cell(cls):
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+def check_cell(cls: Callable[..., Cell]) -> None:
     """Check a cell against its own difference quotients, and that every estimator can rely on it.
 
     Parameters
@@ -51,7 +63,9 @@ def check_cell(cls):
     _run(name, _CELL_CHECKS, cls)
 
 
-def check_estimator(make, expect=None):
+def check_estimator(
+    make: Callable[[Cell, int, int], Estimator], expect: Literal["exact", "unbiased"] | None = None
+) -> None:
     """Check an algorithm: what every estimator promises, whether its gradient is exact, noisy or biased.
 
     Parameters
@@ -88,7 +102,7 @@ def check_estimator(make, expect=None):
     _run(getattr(make, "__name__", repr(make)), [*_ESTIMATOR_CHECKS, *more], make)
 
 
-def _run(name, checks, subject):
+def _run(name: str, checks: Sequence[Callable[[Any], None]], subject: Any) -> None:
     for check in checks:
         what = (check.__doc__ or check.__name__).partition("\n")[0].rstrip(".")  # python -OO has no docstrings
         try:
@@ -108,7 +122,7 @@ class _TooLong(ValueError):
     pass
 
 
-def _length(make):
+def _length(make: MakeEstimator) -> int:
     """Return a number of steps in which at least two blocks close."""
     block = make(_cell(RNN), 1, 0).block
     if block > LONGEST_BLOCK:
@@ -116,13 +130,15 @@ def _length(make):
     return max(25, 2 * block + 3)
 
 
-def _cell(cls, dtype="float64", seed=1, gain=1.5):
+def _cell(cls: MakeCell, dtype: str = "float64", seed: int = 1, gain: float = 1.5) -> Cell:
     cell = cls(N_IN, N_HIDDEN, dtype=dtype, rng=seed)
     cell.theta *= cell.dtype.type(gain)
     return cell
 
 
-def _stream(cell, steps, lanes, seed=2, reset_rate=0.0):
+def _stream(
+    cell: Cell, steps: int, lanes: int, seed: int = 2, reset_rate: float = 0.0
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]]:
     """Return inputs (T, B, n_in), credits (T, B, n) and resets (T, B)."""
     rng = np.random.default_rng(seed)
     xs = rng.normal(size=(steps, lanes, cell.n_in)).astype(cell.dtype)
@@ -132,7 +148,9 @@ def _stream(cell, steps, lanes, seed=2, reset_rate=0.0):
     return xs, dhs, resets
 
 
-def _gradients(estimator, xs, dhs, resets, learning_rate=0.0):
+def _gradients(
+    estimator: Estimator, xs: NDArray[Any], dhs: NDArray[Any], resets: NDArray[np.bool_], learning_rate: float = 0.0
+) -> NDArray[Any]:
     """Return the gradient of every step; theta is updated between them and put back at the end."""
     cell, found = estimator.cell, []
     start = cell.theta.copy()
@@ -144,7 +162,7 @@ def _gradients(estimator, xs, dhs, resets, learning_rate=0.0):
     return np.array(found)
 
 
-def _assert_close(what, found, expected, tolerance):
+def _assert_close(what: str, found: ArrayLike, expected: ArrayLike, tolerance: float) -> None:
     found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
     assert found.shape == expected.shape, f"{what}: shape {found.shape}, expected {expected.shape}"
     assert np.isfinite(found).all(), f"{what}: not finite"
@@ -152,11 +170,11 @@ def _assert_close(what, found, expected, tolerance):
     assert error <= tolerance, f"{what}: relative error {error:.1e}, allowed {tolerance:.0e}"
 
 
-def _assert_same_bits(what, found, expected):
+def _assert_same_bits(what: str, found: ArrayLike, expected: ArrayLike) -> None:
     assert np.asarray(found).tobytes() == np.asarray(expected).tobytes(), f"{what}: not the same to the last bit"
 
 
-def _quotient(function, at):
+def _quotient(function: Callable[[NDArray[Any]], NDArray[Any]], at: NDArray[Any]) -> NDArray[Any]:
     """Return d function / d at by central differences, the argument's axes last."""
     columns = []
     for index in np.ndindex(at.shape):
@@ -169,7 +187,7 @@ def _quotient(function, at):
 # ---- cells -----------------------------------------------------------------------------------------------------------
 
 
-def _cell_is_made_from_its_seed(cls):
+def _cell_is_made_from_its_seed(cls: MakeCell) -> None:
     """One seed gives one theta, another seed another; both dtypes can be had."""
     for dtype in ("float32", "float64"):
         one, same, other = (cls(N_IN, N_HIDDEN, dtype=dtype, rng=seed) for seed in (1, 1, 2))
@@ -180,7 +198,7 @@ def _cell_is_made_from_its_seed(cls):
         assert not np.array_equal(one.theta, other.theta), "theta is the same for two seeds"
 
 
-def _state_after(cell, theta, state, x):
+def _state_after(cell: Cell, theta: NDArray[Any], state: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
     """Return the state (S,) after a step of one lane from `state` with `theta`."""
     start = cell.theta.copy()
     estimator = TBPTT(cell, 1)
@@ -193,7 +211,7 @@ def _state_after(cell, theta, state, x):
     return estimator.state[0]
 
 
-def _jacobians_are_derivatives(cls):
+def _jacobians_are_derivatives(cls: MakeCell) -> None:
     """The diagonals d and c are the derivatives of the step."""
     cell, rng = _cell(cls), np.random.default_rng(0)
     theta, state, x = cell.theta.copy(), rng.normal(size=cell.state_size), rng.normal(size=N_IN)
@@ -210,14 +228,14 @@ def _jacobians_are_derivatives(cls):
     _assert_close("c, against a difference quotient by the state", exact.influence()[0], expected, 1e-6)
 
 
-def _whole_sequence_is_differentiated(cls):
+def _whole_sequence_is_differentiated(cls: MakeCell) -> None:
     """The gradient summed over a sequence with resets is the difference quotient of its loss."""
     cell = _cell(cls)
     data, start = _stream(cell, 12, 2, reset_rate=0.2), cell.theta.copy()
     xs, dhs, resets = data
     total = _gradients(RTRL(cell, 3, 2), *data).sum(axis=0)
 
-    def loss(theta):
+    def loss(theta: NDArray[Any]) -> NDArray[Any]:
         cell.theta = theta
         hs, _ = TBPTT(cell, 1, 2).run(xs, None, resets)
         cell.theta = start
@@ -228,7 +246,7 @@ def _whole_sequence_is_differentiated(cls):
     _assert_close("slope along a random direction", (total * direction).sum(), slope, 1e-6)
 
 
-def _blocks_change_nothing(cls):
+def _blocks_change_nothing(cls: MakeCell) -> None:
     """Blocked RTRL is unblocked RTRL, with resets, while theta changes at every step."""
     cell = _cell(cls)
     data = _stream(cell, 19, 2, reset_rate=0.1)
@@ -238,7 +256,7 @@ def _blocks_change_nothing(cls):
         _assert_close(f"blocks of {block}", found, textbook, ROUNDING["float64"])
 
 
-def _cell_lanes_are_apart(cls):
+def _cell_lanes_are_apart(cls: MakeCell) -> None:
     """A lane's states depend neither on the data nor on the number of the other lanes."""
     cell = _cell(cls)
     xs, _, _ = _stream(cell, 9, 3)
@@ -251,7 +269,7 @@ def _cell_lanes_are_apart(cls):
     _assert_close("lane 1 alone", alone[:, 0], hs[:, 1], ROUNDING["float64"])
 
 
-def _cell_resets(cls):
+def _cell_resets(cls: MakeCell) -> None:
     """A lane that is reset goes on as a new one."""
     cell = _cell(cls)
     xs, dhs, resets = _stream(cell, 9, 2)
@@ -262,7 +280,7 @@ def _cell_resets(cls):
     _assert_close("states after the reset", hs[5:, 1], fresh[:, 0], ROUNDING["float64"])
 
 
-def _cell_dtypes_agree(cls):
+def _cell_dtypes_agree(cls: MakeCell) -> None:
     """float32 gives what float64 gives, to rounding."""
     wide, narrow = _cell(cls), _cell(cls, "float32")
     narrow.theta = wide.theta.astype(np.float32)
@@ -274,7 +292,7 @@ def _cell_dtypes_agree(cls):
     _assert_close("gradient", found[1], gradient, ROUNDING["float32"])
 
 
-def _cell_is_saved(cls):
+def _cell_is_saved(cls: MakeCell) -> None:
     """A state that is saved inside a block and loaded goes on with the same bits."""
     _goes_on(lambda cell, batch_size, rng: RTRL(cell, 4, batch_size), _cell(cls, "float32"))
 
@@ -290,7 +308,7 @@ _CELL_CHECKS = [
 SHAPES = (RNN, LSTM, GRU)  # one term, two state blocks, two terms
 
 
-def _is_made(make):
+def _is_made(make: MakeEstimator) -> None:
     """It can be made for any cell, with the lanes that were asked for, and knows its cell."""
     for cls in SHAPES:
         for lanes in (1, 3):
@@ -301,7 +319,7 @@ def _is_made(make):
             assert estimator.batch_size == lanes, f"batch_size {estimator.batch_size}, asked for {lanes}"
 
 
-def _is_credit_times_influence(make):
+def _is_credit_times_influence(make: MakeEstimator) -> None:
     """The gradient of a step is its credit times the influence, lane by lane and summed; reading it changes nothing."""
     for cls in SHAPES:
         cell = _cell(cls)
@@ -319,7 +337,7 @@ def _is_credit_times_influence(make):
             _assert_same_bits("gradient, read again", estimator.gradient(dh), gradient)
 
 
-def _starts_exactly(make):
+def _starts_exactly(make: MakeEstimator) -> None:
     """Zero before the first step and after a reset; the first step of a lane is exact."""
     for cls in SHAPES:
         cell = _cell(cls)
@@ -340,7 +358,7 @@ def _starts_exactly(make):
         assert not estimator.gradient(dhs[0]).any() and not estimator.state.any(), "a reset leaves something"
 
 
-def _forgets_at_a_reset(make):
+def _forgets_at_a_reset(make: MakeEstimator) -> None:
     """A reset inside a block cuts a lane off: nothing from before it is left in the influence."""
     cell = _cell(GRU)
     block = make(cell, 1, 0).block
@@ -355,10 +373,10 @@ def _forgets_at_a_reset(make):
             estimator = make(cell, 2, 7)
             estimator.run(data, None, resets)
             influences.append(estimator.influence()[1])
-        _assert_close(f"influence after a reset at step {at}", *influences, 1e-12)
+        _assert_close(f"influence after a reset at step {at}", influences[0], influences[1], 1e-12)
 
 
-def _lanes_are_apart(make):
+def _lanes_are_apart(make: MakeEstimator) -> None:
     """A lane depends neither on the data, the resets nor the number of the other lanes."""
     cell = _cell(GRU)
     xs, _, _ = _stream(cell, _length(make), 5)
@@ -377,7 +395,7 @@ def _lanes_are_apart(make):
     _assert_close("influence of lane 1 beside more lanes", results[2], results[0], ROUNDING["float64"])
 
 
-def _lanes_are_alike(make):
+def _lanes_are_alike(make: MakeEstimator) -> None:
     """Lanes with the same data get the same influence, or, where it is drawn, none is left out."""
     cell = _cell(LSTM)
     xs = np.repeat(_stream(cell, _length(make), 1)[0], 3, axis=1)
@@ -389,14 +407,14 @@ def _lanes_are_alike(make):
     tape = TBPTT(cell, estimator.block, 3)
     tape.run(xs)
     for lane in (1, 2):
-        if np.array_equal(*influences):
+        if np.array_equal(influences[0], influences[1]):
             _assert_close(f"influence of lane {lane}", influences[0][lane], influences[0][0], ROUNDING["float64"])
         else:
             parts = [np.abs(influences[0][b] - tape.influence()[b]).max() for b in (0, lane)]
             assert bool(parts[0]) == bool(parts[1]), f"the carry is in use in lane {lane if parts[1] else 0} only"
 
 
-def _calls_agree(make):
+def _calls_agree(make: MakeEstimator) -> None:
     """`run` is `step` and `accumulate` one after the other, then `flush`; `flush` is the sum of the gradients."""
     for cls in SHAPES:
         cell = _cell(cls)
@@ -414,7 +432,7 @@ def _calls_agree(make):
         _assert_close("flush", flushed, _gradients(third, *data).sum(axis=0), ROUNDING["float64"])
 
 
-def _dtypes(make):
+def _dtypes(make: MakeEstimator) -> None:
     """Both dtypes work, and what comes out has the cell's."""
     for dtype in ("float32", "float64"):
         cell = _cell(LSTM, dtype)
@@ -423,7 +441,7 @@ def _dtypes(make):
         assert np.isfinite(gradient).all(), f"the gradient in {dtype} is not finite"
 
 
-def _seeds(make):
+def _seeds(make: MakeEstimator) -> None:
     """The same seed gives the same bits."""
     cell = _cell(RNN)
     data = _stream(cell, _length(make), 2)
@@ -431,7 +449,7 @@ def _seeds(make):
     _assert_same_bits("gradients for one seed", one, other)
 
 
-def _goes_on(make, cell):
+def _goes_on(make: MakeEstimator, cell: Cell) -> None:
     block = make(cell, 1, 0).block
     xs, dhs, resets = _stream(cell, 2 * block + 9, 2, reset_rate=0.1)
     start = cell.theta.copy()
@@ -451,8 +469,8 @@ def _goes_on(make, cell):
         results = []
         for estimator in (original, restored, original.clone()):  # all three are there before one of them goes on
             cell.theta = theta
-            found = [estimator.influence(), _gradients(estimator, xs[stop:], dhs[stop:], resets[stop:], 0.01)]
-            results.append([*found, estimator.flush(), estimator.state])
+            gradients = _gradients(estimator, xs[stop:], dhs[stop:], resets[stop:], 0.01)
+            results.append([estimator.influence(), gradients, estimator.flush(), estimator.state])
         names = ("influence", "gradients", "flush", "state")
         for how, others in (("saving and loading", results[1]), ("clone", results[2])):
             for name, found, expected in zip(names, others, results[0], strict=True):
@@ -460,13 +478,15 @@ def _goes_on(make, cell):
         cell.theta = start
 
 
-def _is_saved(make):
+def _is_saved(make: MakeEstimator) -> None:
     """A state that is saved anywhere in a block and loaded goes on with the same bits; so does a clone."""
     for cls in (RNN, GRU):
         _goes_on(make, _cell(cls))
 
 
-def _carry_parts(make, steps, cls, draws, seed=2):
+def _carry_parts(
+    make: MakeEstimator, steps: int, cls: MakeCell, draws: int, seed: int = 2
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return what the carry, and exact RTRL, add to the open block's part of the last gradient, for all draws."""
     cell = cls(2, 3, dtype="float64", rng=1)
     cell.theta *= 1.5
@@ -481,7 +501,7 @@ def _carry_parts(make, steps, cls, draws, seed=2):
     return parts, exact.gradient(dhs[-1]) - without
 
 
-def _points_along_the_gradient(make):
+def _points_along_the_gradient(make: MakeEstimator) -> None:
     """What the carry adds to the open block's part points, on average, along what exact RTRL adds."""
     steps = 2 * make(_cell(RNN), 1, 0).block + 2
     for cls in (RNN, GRU):
@@ -501,7 +521,7 @@ _ESTIMATOR_CHECKS = [
 ]  # fmt: skip
 
 
-def _is_exact(make):
+def _is_exact(make: MakeEstimator) -> None:
     """Its gradients are those of exact RTRL, with resets, while theta changes at every step."""
     for cls in SHAPES:
         cell = _cell(cls)
@@ -511,7 +531,7 @@ def _is_exact(make):
         _assert_close(cls.__name__, found, expected, ROUNDING["float64"])
 
 
-def _is_unbiased(make):
+def _is_unbiased(make: MakeEstimator) -> None:
     """The mean of its gradients over draws is that of exact RTRL."""
     for cls in (RNN, GRU):
         parts, exact = _carry_parts(make, 2 * make(_cell(RNN), 1, 0).block + 2, cls, DRAWS)

@@ -1,11 +1,16 @@
 """PyTorch: untruncated online gradients for `torch.nn.RNN`, `LSTM` and `GRU`."""
 
+from __future__ import annotations
+
 import inspect
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from okcore import _validation, cells
-from okcore.estimators import ESTIMATORS
+from okcore._typing import RNGLike
+from okcore.estimators import ESTIMATORS, Estimator
 
 try:
     import torch
@@ -14,16 +19,18 @@ except ImportError:
 
 __all__ = ["OnlineRNN", "from_torch", "to_torch"]
 
+Net: TypeAlias = torch.nn.RNN | torch.nn.LSTM | torch.nn.GRU
+
 CELLS = {torch.nn.RNN: cells.RNN, torch.nn.LSTM: cells.LSTM, torch.nn.GRU: cells.GRU}
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 PARAMETERS = "weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"
 
 
-def check_net(net):
+def check_net(net: Net) -> None:
     """Raise for a module that no cell computes."""
     if type(net) not in CELLS:
         raise TypeError(f"net must be a torch.nn.RNN, LSTM or GRU, got {type(net).__name__}")
-    needed = {"num_layers": 1, "bidirectional": False, "proj_size": 0, "bias": True}
+    needed: dict[str, Any] = {"num_layers": 1, "bidirectional": False, "proj_size": 0, "bias": True}
     if isinstance(net, torch.nn.RNN):
         needed["nonlinearity"] = "tanh"
     for name, value in needed.items():
@@ -31,7 +38,7 @@ def check_net(net):
             raise ValueError(f"net must have {name}={value!r}, got {getattr(net, name)!r}")
 
 
-def check_embedding(embedding, net):
+def check_embedding(embedding: torch.nn.Embedding, net: Net) -> None:
     """Raise for an embedding that is no plain table of rows."""
     if type(embedding) is not torch.nn.Embedding:
         raise TypeError(f"embedding must be a torch.nn.Embedding, got {type(embedding).__name__}")
@@ -41,13 +48,13 @@ def check_embedding(embedding, net):
             raise ValueError(f"embedding must have {name}={value!r}, got {getattr(embedding, name)!r}")
 
 
-def parameters_of(net, embedding):
+def parameters_of(net: Net, embedding: torch.nn.Embedding | None) -> dict[str, torch.nn.Parameter]:
     """Return the parameters by name, the embedding's weight last."""
     found = {f"net.{name}": getattr(net, name) for name in PARAMETERS}
     return found if embedding is None else found | {"embedding.weight": embedding.weight}
 
 
-def new_cell(net, embedding):
+def new_cell(net: Net, embedding: torch.nn.Embedding | None) -> cells.Cell:
     """Return the cell of the same function, its theta not yet set."""
     dtype = _validation.as_dtype("net's dtype", str(net.weight_ih_l0.dtype).removeprefix("torch."))
     n_in = net.input_size if embedding is None else embedding.num_embeddings
@@ -56,7 +63,7 @@ def new_cell(net, embedding):
     return cell
 
 
-def check_parameters(parameters, cell):
+def check_parameters(parameters: dict[str, torch.nn.Parameter], cell: cells.Cell) -> None:
     """Raise for a parameter that is not of the cell's dtype, or not on the CPU."""
     dtype = DTYPES[cell.dtype.name]
     for name, parameter in parameters.items():
@@ -66,7 +73,7 @@ def check_parameters(parameters, cell):
                 "(move parameters before OnlineRNN is made)")  # fmt: skip
 
 
-def copy_parameters(parameters, cell):
+def copy_parameters(parameters: dict[str, torch.nn.Parameter], cell: cells.Cell) -> None:
     """Write torch's parameters into the cell's theta; a cell of one term takes the sum of the biases."""
     W_ih, W_hh, b_ih, b_hh, *embedding = (parameter.detach().numpy() for parameter in parameters.values())
     theta, v, n = cell.theta, cell.n_in, cell.n_hidden
@@ -79,7 +86,7 @@ def copy_parameters(parameters, cell):
         theta[:, -1] = b_hh
 
 
-def from_torch(net):
+def from_torch(net: torch.nn.RNN | torch.nn.LSTM | torch.nn.GRU) -> cells.Cell:
     """Return a cell that computes what a torch module does: a copy.
 
     Parameters
@@ -103,7 +110,7 @@ def from_torch(net):
     return cell
 
 
-def to_torch(cell):
+def to_torch(cell: cells.Cell) -> torch.nn.RNN | torch.nn.LSTM | torch.nn.GRU:
     """Return a torch module that computes what a cell does: a copy.
 
     Parameters
@@ -189,20 +196,23 @@ class OnlineRNN(torch.nn.Module):
     torch.Size([24, 8])
     """
 
-    def __init__(self, net, estimator, batch_size=1, embedding=None, rng=None, **options):
+    def __init__(
+        self, net: torch.nn.RNN | torch.nn.LSTM | torch.nn.GRU, estimator: str, batch_size: int = 1,
+        embedding: torch.nn.Embedding | None = None, rng: RNGLike | None = None, **options: Any,
+    ) -> None:  # fmt: skip
         super().__init__()
         check_net(net)
         if embedding is not None:
             check_embedding(embedding, net)
-        make = ESTIMATORS[_validation.as_choice("estimator", estimator, ESTIMATORS)]
+        make: type[Any] = ESTIMATORS[_validation.as_choice("estimator", estimator, ESTIMATORS)]
         self.net, self.embedding = net, embedding
         self.cell = new_cell(net, embedding)
         if "rng" in inspect.signature(make).parameters:
             options["rng"] = rng
-        self.estimator = make(self.cell, batch_size=batch_size, **options)
+        self.estimator: Estimator = make(self.cell, batch_size=batch_size, **options)
         self._moment = 0  # counts steps and resets: which h is the newest
 
-    def forward(self, x, reset=None):
+    def forward(self, x: torch.Tensor, reset: torch.Tensor | ArrayLike | None = None) -> torch.Tensor:
         """Take one time step of every lane and return the hidden states.
 
         Parameters
@@ -235,17 +245,17 @@ class OnlineRNN(torch.nn.Module):
         self._moment += 1
         return NewestStep.apply(torch.from_numpy(h), self, x, *parameters.values())
 
-    def reset(self, mask=None):
+    def reset(self, mask: torch.Tensor | ArrayLike | None = None) -> None:
         """Zero the state and the influence of the lanes in `mask`, a (B,) tensor or array of bool (all if None)."""
         self.estimator.reset(None if mask is None else np.asarray(mask))
         self._moment += 1
 
-    def get_extra_state(self):
+    def get_extra_state(self) -> dict[str, Any]:
         """Return the estimator's state as tensors and plain scalars, for `state_dict`."""
         state = self.estimator.state_dict()
         return {name: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for name, v in state.items()}
 
-    def set_extra_state(self, state):
+    def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore what `get_extra_state` returned."""
         state = {name: v.numpy() if isinstance(v, torch.Tensor) else v for name, v in state.items()}
         self.estimator.load_state_dict(state)
@@ -256,7 +266,9 @@ class NewestStep(torch.autograd.Function):
     """The hidden states of the newest step as a function of its input and of the parameters."""
 
     @staticmethod
-    def forward(ctx, h, online, x, *parameters):
+    def forward(
+        ctx: Any, h: torch.Tensor, online: OnlineRNN, x: torch.Tensor, *parameters: torch.nn.Parameter
+    ) -> torch.Tensor:
         """Return h, already computed."""
         ctx.online, ctx.moment = online, online._moment
         if online.embedding is not None:
@@ -265,18 +277,18 @@ class NewestStep(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, dh):
+    def backward(ctx: Any, dh: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Return the estimator's gradients."""
         online, needed = ctx.online, ctx.needs_input_grad
         if ctx.moment != online._moment:
             raise RuntimeError(
                 "backward must come before the next step or reset: this h is an earlier one")
-        grads = [None] * len(needed)
-        dh, cell = dh.numpy(), online.cell
+        grads: list[torch.Tensor | None] = [None] * len(needed)
+        credit, cell = dh.numpy(), online.cell
         if needed[2]:
-            grads[2] = torch.from_numpy(online.estimator.input_gradient(dh))
+            grads[2] = torch.from_numpy(online.estimator.input_gradient(credit))
         if any(needed[3:]):
-            G, v, n = online.estimator.gradient(dh), cell.n_in, cell.n_hidden
+            G, v, n = online.estimator.gradient(credit), cell.n_in, cell.n_hidden
             # The last column is b_hh's or, where the cell has only the sum of the biases, that of both
             parts = [G[:, :v], G[:, v : v + n], G[:, v + n], G[:, -1]]
             if online.embedding is not None:

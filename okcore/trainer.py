@@ -1,15 +1,22 @@
 """The online trainer: a cell, an estimator, a readout and an optimizer, one update per time step."""
 
+from __future__ import annotations
+
 import math
+import os
 import sys
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from okcore import _validation
 from okcore._kernels import is_finite
 from okcore._learning import norm
+from okcore._typing import FloatArray, Stream
 from okcore.cells import Cell
 from okcore.estimators import TBPTT, Estimator
 from okcore.optimizers import Optimizer
@@ -46,7 +53,10 @@ class OnlineTrainer:
     (50,)
     """
 
-    def __init__(self, cell, estimator, readout, optimizer, clip=None, update_every=1):
+    def __init__(
+        self, cell: Cell, estimator: Estimator, readout: Readout, optimizer: Optimizer, clip: float | None = None,
+        update_every: int = 1,
+    ) -> None:  # fmt: skip
         _validation.as_instance("cell", cell, Cell)
         _validation.as_instance("estimator", estimator, Estimator)
         _validation.as_instance("readout", readout, Readout)
@@ -66,7 +76,7 @@ class OnlineTrainer:
         self._gradient = np.empty_like(cell.theta)
         self._readout_gradient = np.zeros_like(readout.weights)
 
-    def partial_fit(self, x, y, reset=None):
+    def partial_fit(self, x: ArrayLike, y: ArrayLike, reset: ArrayLike | None = None) -> float:
         """Take one time step, and one update every `update_every` steps.
 
         Parameters
@@ -99,10 +109,10 @@ class OnlineTrainer:
         self._learn(dh, readout_gradient)
         return loss
 
-    def _step(self, x, reset):
+    def _step(self, x: ArrayLike, reset: ArrayLike | None) -> FloatArray:
         return self.estimator.step(x, reset, out=self._hidden)
 
-    def _learn(self, dh, readout_gradient):
+    def _learn(self, dh: FloatArray, readout_gradient: FloatArray) -> None:
         """Take the gradient of this step's loss, and update if it is time."""
         if self.update_every == 1:
             self.estimator.gradient(dh, out=self._gradient)
@@ -120,10 +130,10 @@ class OnlineTrainer:
                 finally:  # a gradient that was refused is dropped: the next update starts afresh
                     self._readout_gradient[...] = 0
 
-    def _loss(self, h, y):
+    def _loss(self, h: FloatArray, y: NDArray[Any]) -> tuple[float, FloatArray, FloatArray]:
         return self.readout.loss(h, y)
 
-    def _update(self, readout_gradient):
+    def _update(self, readout_gradient: FloatArray) -> None:
         if self.clip is not None:
             length = norm(self._gradient)
             if length > self.clip:
@@ -143,11 +153,14 @@ class OnlineTrainer:
         except FloatingPointError as error:
             raise FloatingPointError(f"at step {self.steps}: {error}") from None
 
-    def predict(self, x, reset=None):
+    def predict(self, x: ArrayLike, reset: ArrayLike | None = None) -> FloatArray:
         """Take one time step without learning and return the readout's prediction, (B, n_out)."""
         return self.readout.predict(self._step(x, reset))
 
-    def fit(self, task, steps, progress=None, callback=None):
+    def fit(
+        self, task: Stream, steps: int, progress: bool | None = None,
+        callback: Callable[[OnlineTrainer, float], object] | None = None,
+    ) -> NDArray[np.float64]:  # fmt: skip
         """Train on a task for a number of steps.
 
         Parameters
@@ -188,7 +201,7 @@ class OnlineTrainer:
                     break
         return losses[:taken]
 
-    def evaluate_bits(self, symbols, chunk=1000):
+    def evaluate_bits(self, symbols: ArrayLike, chunk: int = 1000) -> float:
         """Return the mean cross-entropy in bits of a sequence of symbols, in one pass without resets.
 
         Parameters
@@ -213,7 +226,7 @@ class OnlineTrainer:
             total += float(self.readout.bits(hidden[:, 0], symbols[start + 1 : stop + 1]).sum(dtype=np.float64))
         return total / (len(symbols) - 1)
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, dict[str, Any]]:
         """Return groups of arrays and plain scalars from which training resumes with bit-identical results."""
         return {
             "trainer": {
@@ -227,7 +240,7 @@ class OnlineTrainer:
             "estimator": self.estimator.state_dict(),
         }
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: Mapping[str, Mapping[str, Any]]) -> None:
         """Restore what `state_dict` returned."""
         _validation.as_dict("state", state)
         if missing := sorted({"trainer", "optimizer", "estimator"} - set(state)):
@@ -253,10 +266,10 @@ class OnlineTrainer:
             array[...] = values[name]
         self.steps = steps
 
-    def save(self, path):
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write a checkpoint (.npz without pickle) atomically."""
         checkpoint.write(path, self.state_dict())
 
-    def load(self, path):
+    def load(self, path: str | os.PathLike[str]) -> None:
         """Load a checkpoint; one that is damaged or does not fit raises ValueError and changes nothing."""
         self.load_state_dict(checkpoint.read(path))

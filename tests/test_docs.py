@@ -15,7 +15,6 @@ from okcore.runs import command_line
 
 ROOT = Path(__file__).parent.parent
 MODULES = [module.name for module in pkgutil.walk_packages(okcore.__path__, "okcore.")]
-MODULES.remove("okcore.__main__")
 
 
 @pytest.mark.parametrize("name", MODULES)

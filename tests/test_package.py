@@ -49,7 +49,7 @@ def test_source_archive_holds_all_sources_and_needs_no_git(tmp_path):
     assert done.returncode == 0, done.stderr
     with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
         names = {re.sub(r"^[^/]+/", "", name) for name in archive.getnames()}
-    package = ("okcore/**/*.py", "okcore/**/*.py[xd]", "okcore/**/*.h", "okcore/_simd/simd.c")
+    package = ("okcore/**/*.py", "okcore/**/*.py[xdi]", "okcore/py.typed", "okcore/**/*.h", "okcore/_simd/simd.c")
     patterns = (*package, "tests/*.py", "tests/*.c", "examples/*.py", "docs/**/*.*")
     sources = {str(path.relative_to(ROOT)) for pattern in patterns for path in ROOT.glob(pattern)}
     assert sources <= names, sources - names

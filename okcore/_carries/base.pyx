@@ -3,8 +3,10 @@ from libc.string cimport memset
 cimport numpy as cnp
 
 import copyreg
+from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
 from okcore import _validation
 from okcore._engine.buffers import aligned_zeros
@@ -17,7 +19,10 @@ cnp.import_array()
 
 
 cdef class Carry(Buffers):
-    """What an algorithm keeps of the influence matrix J at the last block boundary; the base of one in NumPy.
+    # What comes before the dashes is not part of the docstring: `inspect.signature` reads it.
+    """Carry(cell, batch_size)\n--\n\nWhat an algorithm keeps of the influence matrix J at the last block boundary.
+
+    The base of one in NumPy.
 
     A subclass keeps arrays (`keep`) and defines two methods: `contract`, and either `absorb` or, if its rule is local,
     `absorb_step`. It belongs to one estimator. If what it keeps of a lane is not finite after `absorb`, the lane is
@@ -53,7 +58,7 @@ cdef class Carry(Buffers):
 
     # ---- for subclasses ------------------------------------------------------------------------------------------
 
-    def keep(self, name, shape, dtype=None):
+    def keep(self, name: str, shape: tuple[int, ...], dtype: DTypeLike | None = None) -> NDArray[Any]:
         """Return a new array of zeros of shape ``(B, *shape)`` that is part of what the carry remembers.
 
         Parameters
@@ -71,7 +76,7 @@ cdef class Carry(Buffers):
         self.keep_array(name, array)
         return array
 
-    def absorb(self, lane, Phi, u, A):
+    def absorb(self, lane: int, Phi: NDArray[Any], u: NDArray[Any], A: NDArray[Any]) -> None:
         """Close a block of a lane: J <- Phi J + sum_i A_i (x) u_i.
 
         Parameters
@@ -85,7 +90,7 @@ cdef class Carry(Buffers):
         """
         raise NotImplementedError(f"{type(self).__name__} must define absorb(lane, Phi, u, A)")
 
-    def absorb_step(self, lane, d, c, u):
+    def absorb_step(self, lane: int, d: NDArray[Any], c: NDArray[Any], u: NDArray[Any]) -> None:
         """Take in the newest step of a lane: for a local rule, which needs no dense Jacobian.
 
         A class that defines this method is local: it gets each step as it is taken, in place of blocks of terms.
@@ -102,21 +107,21 @@ cdef class Carry(Buffers):
         """
         raise NotImplementedError(f"{type(self).__name__} must define absorb_step(lane, d, c, u)")
 
-    def contract(self, delta):
+    def contract(self, delta: NDArray[Any]) -> NDArray[Any]:
         """Return the sum over lanes of delta J, shape (P, m), for credits delta (B, S)."""
         raise NotImplementedError(f"{type(self).__name__} must define contract(delta)")
 
     @property
-    def arrays(self):
+    def arrays(self) -> dict[str, NDArray[Any]]:
         """Everything the carry remembers, by name, lanes first; writing into an array changes the carry."""
         return dict(self.kept)
 
-    def zero(self, lane):
+    def zero(self, lane: int) -> None:
         """Forget a lane: J <- 0."""
         for array in self.arrays.values():
             array[lane] = 0
 
-    def dense(self, lane):
+    def dense(self, lane: int) -> NDArray[Any]:
         """Return J of a lane, shape (S, P, m), by S contractions."""
         S, P, m = self.sizes.S, self.sizes.P, self.sizes.m
         delta, J = self.view(self.delta, (self.batch_size, S)), np.empty((S, P, m), self.dtype)
@@ -133,10 +138,11 @@ cdef class Carry(Buffers):
         return J + 0  # -0.0, from a product of 0 and another lane's numbers, becomes 0.0
 
     @property
-    def stats(self):
+    def stats(self) -> dict[str, NDArray[Any]]:
+        """Figures about the last absorb, one per lane."""
         return {}
 
-    def check_arrays(self, arrays):
+    def check_arrays(self, arrays: dict[str, NDArray[Any]]) -> None:
         """Raise ValueError if `arrays`, of the right shapes and finite, are still no state of this carry."""
 
     def __reduce__(self):

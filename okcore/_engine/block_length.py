@@ -1,9 +1,16 @@
 """The block length behind `block="auto"`: a pure function of sizes, the same on every machine."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from okcore.cells import Cell
+
 CANDIDATES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 
 
-def step_cost(algorithm, K, cell, rank, update_every):
+def step_cost(algorithm: str, K: int, cell: Cell, rank: int, update_every: int) -> float:
     """Return the flops of a step and its share of gradients, one lane, averaged over a block of K."""
     S, (P, m) = cell.state_size, cell.theta.shape
     n, q = cell.n_hidden, cell.n_terms
@@ -20,7 +27,7 @@ def step_cost(algorithm, K, cell, rank, update_every):
     return transition + sweep + absorb + contract
 
 
-def choose_block(algorithm, block, cell, rank=0, update_every=1):
+def choose_block(algorithm: str, block: str, cell: Cell, rank: int = 0, update_every: int = 1) -> int:
     """Return the candidate of least cost whose terms take no more memory than J (RTRL), than four carries (OK)."""
     if block != "auto":
         raise ValueError(f'block must be an integer of at least 1 or "auto", got {block!r}')

@@ -19,8 +19,10 @@ cimport numpy as cnp
 import os
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from okcore import _validation
+from okcore._typing import FloatArray
 
 from okcore._carries.base cimport Carry
 from okcore._engine.arguments cimport as_credits, as_inputs, as_lanes, as_output, holds_symbols
@@ -129,7 +131,7 @@ cdef class Engine(Buffers):
 
     # ---- what users call -----------------------------------------------------------------------------------------
 
-    def step(self, x, reset=None, out=None):
+    def step(self, x: ArrayLike, reset: ArrayLike | None = None, out: FloatArray | None = None) -> FloatArray:
         """Take one time step of every lane and return the hidden states.
 
         Parameters
@@ -173,7 +175,7 @@ cdef class Engine(Buffers):
         finally:
             self.leave()
 
-    def gradient(self, dh, out=None, per_lane=False):
+    def gradient(self, dh: ArrayLike, out: FloatArray | None = None, per_lane: bool = False) -> FloatArray:
         """Return the gradient of this step's loss with respect to theta, summed over lanes or one per lane.
 
         Parameters
@@ -212,7 +214,7 @@ cdef class Engine(Buffers):
         finally:
             self.leave()
 
-    def input_gradient(self, dh, out=None):
+    def input_gradient(self, dh: ArrayLike, out: FloatArray | None = None) -> FloatArray:
         """Return the gradient of this step's loss with respect to this step's input: same-step only.
 
         Only the last step's input counts. What earlier inputs did to the loss by way of the state is left out: unlike
@@ -250,7 +252,7 @@ cdef class Engine(Buffers):
         finally:
             self.leave()
 
-    def accumulate(self, dh):
+    def accumulate(self, dh: ArrayLike) -> None:
         """Add a credit of this step; calls add up until `flush`.
 
         Parameters
@@ -267,7 +269,7 @@ cdef class Engine(Buffers):
         finally:
             self.leave()
 
-    def flush(self, out=None):
+    def flush(self, out: FloatArray | None = None) -> FloatArray:
         """Return the gradient summed over all credits since the last flush, and forget them.
 
         Parameters
@@ -301,7 +303,9 @@ cdef class Engine(Buffers):
         finally:
             self.leave()
 
-    def run(self, xs, dhs=None, resets=None):
+    def run(
+        self, xs: ArrayLike, dhs: ArrayLike | None = None, resets: ArrayLike | None = None,
+    ) -> tuple[FloatArray, FloatArray]:
         """Take T steps with theta fixed: `step` and `accumulate` T times, then `flush`.
 
         Parameters
@@ -370,7 +374,7 @@ cdef class Engine(Buffers):
         finally:
             self.leave()
 
-    def reset(self, mask=None):
+    def reset(self, mask: ArrayLike | None = None) -> None:
         """Zero the state and the influence of the lanes in `mask` (all if None); credits given before stay."""
         self.enter()
         try:

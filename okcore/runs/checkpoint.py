@@ -1,10 +1,13 @@
 """Checkpoints: one .npz file without pickle, written atomically; the previous one can be kept."""
 
+from __future__ import annotations
+
 import io
 import os
 import warnings
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +36,7 @@ def previous(path):
     return path.with_name(path.stem + ".previous" + path.suffix)
 
 
-def write(path, groups, keep=False):
+def write(path: str | os.PathLike[str], groups: dict[str, dict[str, Any]], keep: bool = False) -> None:
     """Write {group: {name: array or plain scalar}} to `path`, atomically.
 
     With `keep`, an existing file is kept as ``<name>.previous.npz``.
@@ -45,7 +48,7 @@ def write(path, groups, keep=False):
     )
 
 
-def read(path):
+def read(path: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
     """Return the groups in `path`; a file that is damaged or not a checkpoint raises ValueError."""
     if Path(path).is_dir():
         raise IsADirectoryError(f"checkpoint must be a file, got the folder {str(path)!r}")

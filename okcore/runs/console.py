@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 INCOMPLETE = 75        # exit status EX_TEMPFAIL: try again
-SILENCED = set()       # streams that nobody can read any more
+SILENCED: set[object] = set()  # streams that nobody can read any more
 
 
 @contextlib.contextmanager

@@ -1,12 +1,17 @@
 """Read the folders of runs."""
 
+from __future__ import annotations
+
 import glob
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from okcore import _validation
 from okcore.runs.checkpoint import flatten
@@ -31,13 +36,13 @@ class LoadedRun:
     """
 
     folder: Path
-    options: dict = field(repr=False)
-    metrics: dict = field(repr=False)
+    options: dict[str, Any] = field(repr=False)
+    metrics: dict[str, NDArray[Any]] = field(repr=False)
     parameters: int
-    versions: dict = field(repr=False)
+    versions: dict[str, Any] = field(repr=False)
 
 
-def load_runs(runs):
+def load_runs(runs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[LoadedRun]:
     """Load the options and metrics of runs.
 
     Parameters
@@ -74,7 +79,7 @@ def load_runs(runs):
     return [_load(folder) for folder in dict.fromkeys(found)]
 
 
-def _folders(name):
+def _folders(name: str | os.PathLike[str]) -> list[Path]:
     name = os.fspath(name)
     if os.path.exists(name) or not glob.has_magic(name):
         return [Path(name)]
@@ -84,7 +89,7 @@ def _folders(name):
     return found
 
 
-def _load(folder):
+def _load(folder: Path) -> LoadedRun:
     path = folder / "run.json"
     if not path.is_file():
         raise FileNotFoundError(f"{str(folder)!r} must be the folder of a run, got one without a run.json")
@@ -97,7 +102,7 @@ def _load(folder):
     return LoadedRun(folder, options, _read_metrics(folder / "metrics.jsonl"), parameters, versions)
 
 
-def _read_metrics(path):
+def _read_metrics(path: Path) -> dict[str, NDArray[Any]]:
     """Return {name: array} of a metrics.jsonl; half a last line, of a run that goes on or was killed, is left out."""
     lines = []
     content = path.read_bytes() if path.exists() else b""
@@ -114,7 +119,7 @@ def _read_metrics(path):
     }
 
 
-def _read_line(text):
+def _read_line(text: bytes) -> dict[str, Any]:
     line = _validation.as_dict("it", json.loads(text))
     nested = {name: value for name, value in line.items() if isinstance(value, dict)}
     flat = {name: value for name, value in line.items() if name not in nested} | flatten(nested)

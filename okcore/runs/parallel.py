@@ -156,7 +156,7 @@ class Ranks(OneProcess):
 
     def sum_(self, buffer, error=None):
         """Sum an array over ranks, in place. What it ends with says what each rank wants, and whether it failed."""
-        buffer[FAILED], buffer[STOP], buffer[SAVE] = error is not None, *self.wanted
+        buffer[FAILED], (buffer[STOP], buffer[SAVE]) = error is not None, self.wanted
         self.comm.Allreduce(_mpi().IN_PLACE, buffer)
         self.agreed = bool(buffer[STOP]), bool(buffer[SAVE])
         if buffer[FAILED]:

@@ -16,6 +16,7 @@ import uuid
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -93,7 +94,7 @@ class Trial:
     """A run of a sweep: its folder and its options."""
 
     folder: Path
-    options: dict
+    options: dict[str, Any]
 
     @property
     def steps(self):

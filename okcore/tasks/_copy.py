@@ -1,10 +1,19 @@
 """The Copy task with the curriculum of the OK paper."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from okcore import _validation
 from okcore._random import as_generator, as_states, get_states, set_states
+from okcore._typing import RNGLike
 from okcore.tasks._base import Task, task
+
+if TYPE_CHECKING:
+    from okcore.trainer import OnlineTrainer
 
 START, BLANK = 2, 3
 
@@ -61,7 +70,7 @@ examples:
     THRESHOLD, RESTART, DECAY = 0.15, 0.3, 0.999
     LONGEST = 2**20  # bits; none that is learned comes near
 
-    def __init__(self, batch_size, rng=None, length=1):
+    def __init__(self, batch_size: int, rng: RNGLike | None = None, length: int = 1) -> None:
         self.batch_size = _validation.as_int("batch_size", batch_size, 1)
         self.length = _validation.as_int("length", length, 1, self.LONGEST)
         self.running_loss = 1.0
@@ -72,7 +81,7 @@ examples:
         self._lengths = np.full(self.batch_size, -1, np.int64)
         self._make_rows(self.length)
 
-    def _make_rows(self, longest):
+    def _make_rows(self, longest: int) -> None:
         # A lane's row is longest + 1 blanks, start, the bits, and blanks to the end. Its inputs begin at start, its
         # targets T + 1 places before: one table holds both.
         self._longest = longest
@@ -82,15 +91,17 @@ examples:
         self._index()
 
     @property
-    def _bits(self):
+    def _bits(self) -> NDArray[np.int64]:
         # After a lane's T bits come blanks. Not kept: a copy of the task would have a view of nothing of its own.
         return self._rows[:, self._longest + 2 : 2 * self._longest + 2]
 
-    def _index(self):
+    def _index(self) -> None:
         self._targets_at = self._inputs_at - self._lengths - 1
         self._ends = 2 * self._lengths + 2
 
-    def _set_sequences(self, lanes, lengths, bits):
+    def _set_sequences(
+        self, lanes: NDArray[np.intp], lengths: NDArray[np.int64], bits: NDArray[np.int64]
+    ) -> None:
         """Give lanes other sequences, their bits one after the other."""
         if lengths.max() > self._longest:
             old = self._bits
@@ -102,7 +113,7 @@ examples:
         self._lengths[lanes] = lengths
         self._index()
 
-    def _start_sequences(self, lanes):
+    def _start_sequences(self, lanes: NDArray[np.intp]) -> None:
         if self.running_loss < self.THRESHOLD:
             self.length += 1
             self.running_loss = self.RESTART
@@ -111,7 +122,7 @@ examples:
         self._set_sequences(lanes, lengths, self._generator.integers(2, size=lengths.sum()))
         self._position[lanes] = 0
 
-    def __next__(self):
+    def __next__(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
         reset = self._position == self._ends
         if np.count_nonzero(reset):
             self._start_sequences(np.flatnonzero(reset))
@@ -119,23 +130,23 @@ examples:
         self._position += 1
         return x, y, reset
 
-    def evaluate(self, trainer):
+    def evaluate(self, trainer: OnlineTrainer) -> float:
         """Return L."""
         return self.length
 
-    def summary(self, value):
+    def summary(self, value: float) -> str:
         """Return what a copy length means."""
         learned = f"the network repeats random strings of {value - 1} bits almost without error and is learning {value}"
         return f"the copy length is {value}: " + (
             f"{learned}." if value > 1 else "the network does not yet repeat a single bit reliably."
         )
 
-    def observe(self, loss_bits):
+    def observe(self, loss_bits: float) -> None:
         """Update the running loss, on which the curriculum depends."""
         loss_bits = _validation.as_real("loss_bits", loss_bits)
         self.running_loss = self.DECAY * self.running_loss + (1 - self.DECAY) * loss_bits
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         """Return the curriculum, the random stream and each lane's position in its sequence."""
         started = self._lengths[0] > 0
         return {
@@ -149,7 +160,7 @@ examples:
             "bits": self._bits[np.arange(self._longest) < self._lengths[:, None]],
         }
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a position that `state_dict` returned."""
         state = _validation.as_dict("state", state, self.state_dict())
         if (state["kind"], state["batch_size"]) != ("Copy", self.batch_size):

@@ -1,16 +1,25 @@
 """Remember four bits over a delay that is given, or that grows with what has been learned."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
 import numpy as np
+from numpy.typing import NDArray
 
 from okcore import _validation
 from okcore._random import as_generator, as_states, get_states, set_states
+from okcore._typing import RNGLike
 from okcore.tasks._base import Task, task
+
+if TYPE_CHECKING:
+    from okcore.trainer import OnlineTrainer
 
 BLANK, CUE = 2, 3
 BITS = 4
 
 
-def grown(delay):
+def grown(delay: int) -> int:
     """Return the next delay of the curriculum: an eighth longer, at least by one."""
     return delay + max(1, delay // 8)
 
@@ -62,10 +71,10 @@ examples:
 
     THRESHOLD, RESTART, DECAY = 0.15, 0.3, 0.995  # DECAY per recalled bit
 
-    def __init__(self, batch_size, rng=None, delay=None):
+    def __init__(self, batch_size: int, rng: RNGLike | None = None, delay: int | None = None) -> None:
         self.batch_size = _validation.as_int("batch_size", batch_size, 1)
         self.delay = None if delay is None else _validation.as_int("delay", delay, 1)
-        self.longest = 1 if delay is None else self.delay
+        self.longest = self.delay or 1
         self.running_loss = 1.0
         # Always PCG64, whatever `rng` is, so that a checkpoint can hold the stream's position.
         self._generator = np.random.Generator(np.random.PCG64(as_generator(rng).integers(2**63)))
@@ -75,11 +84,11 @@ examples:
         self._recalled = 0                                   # bits recalled at the last step, over all lanes
 
     @classmethod
-    def from_options(cls, options, rng):
+    def from_options(cls, options: dict[str, Any], rng: RNGLike | None) -> Self:
         """Make the task from ``batch`` and ``delay``."""
         return cls(options["batch"], rng=rng, delay=options["delay"])
 
-    def _start(self, lane):
+    def _start(self, lane: np.intp) -> None:
         """Give a lane its next sequence."""
         if self.delay is None and self.running_loss < self.THRESHOLD:
             self.longest = grown(self.longest)
@@ -89,7 +98,7 @@ examples:
         self._bits[lane] = self._generator.integers(2, size=BITS)
         self._left[lane] = self._delays[lane] + 2 * BITS
 
-    def __next__(self):
+    def __next__(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
         reset = self._left == 0
         if reset.any():
             for lane in np.flatnonzero(reset):
@@ -109,7 +118,7 @@ examples:
         self._left -= 1
         return x, y, reset
 
-    def observe(self, loss_bits):
+    def observe(self, loss_bits: float) -> None:
         """Update the running loss, on which the curriculum depends: at steps that recall, all loss is the bits'."""
         loss_bits = _validation.as_real("loss_bits", loss_bits)
         if self._recalled:
@@ -118,18 +127,18 @@ examples:
             self.running_loss = kept * self.running_loss + (1 - kept) * per_bit
 
     @property
-    def mastered(self):
+    def mastered(self) -> int:
         """The last delay that was learned before it grew to `longest`; 0 if it never grew."""
         mastered, after = 0, 1
         while after < self.longest:
             mastered, after = after, grown(after)
         return mastered
 
-    def evaluate(self, trainer):
+    def evaluate(self, trainer: OnlineTrainer) -> float:
         """Return the longest delay."""
         return self.longest
 
-    def summary(self, value):
+    def summary(self, value: float) -> str:
         """Return what a delay means."""
         if self.delay is not None:
             return f"{self.running_loss:.3f} bits are lost per bit recalled after {value:,} steps (guessing loses 1)."
@@ -137,7 +146,7 @@ examples:
             return "the network does not yet remember four bits over a single step."
         return f"the network remembers four bits over {self.mastered:,} steps and is learning {value:,}."
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         """Return the curriculum, the random stream, and each lane's sequence and position."""
         return {
             "kind": "Delay",
@@ -152,7 +161,7 @@ examples:
             "left": self._left.copy(),
         }
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a position that `state_dict` returned."""
         mine = self.state_dict()
         state = _validation.as_dict("state", state, mine)
@@ -170,5 +179,4 @@ examples:
             raise ValueError(f"left must lie within sequences of delays {delays}, got {left}")
         self.longest, self.running_loss, self._recalled = longest, running_loss, recalled
         set_states([self._generator], rng)
-        for mine, new in ((self._bits, bits), (self._delays, delays), (self._left, left)):
-            mine[...] = new
+        self._bits[...], self._delays[...], self._left[...] = bits, delays, left

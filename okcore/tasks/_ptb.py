@@ -1,6 +1,9 @@
 """The Penn Treebank's text, as raw bytes."""
 
+from __future__ import annotations
+
 import hashlib
+import os
 import sys
 from pathlib import Path
 
@@ -13,7 +16,7 @@ MD5 = {
 VARIANT = "raw bytes of ptb.*.txt, 50 symbols; not comparable with ptb.char.*"
 
 
-def ptb(folder=None):
+def ptb(folder: str | os.PathLike[str] | None = None) -> tuple[bytes, bytes]:
     """Return the training and the validation text of the Penn Treebank, as bytes.
 
     Parameters
@@ -34,10 +37,10 @@ def ptb(folder=None):
     Most of the Treebank is copyrighted text that its publisher, the Linguistic Data Consortium, provides for research.
     """
     folder = download() if folder is None else Path(folder)
-    return tuple(read(folder / name) for name in ("ptb.train.txt", "ptb.valid.txt"))
+    return read(folder / "ptb.train.txt"), read(folder / "ptb.valid.txt")
 
 
-def read(path):
+def read(path: Path) -> bytes:
     """Return the bytes of a file of the Treebank, if it is that."""
     if not path.is_file():
         raise FileNotFoundError(f"--data-dir must hold {path.name}, got {str(path.parent)!r}, which does not")
@@ -47,7 +50,7 @@ def read(path):
     return data
 
 
-def download():
+def download() -> Path:
     """Return the folder of the user's cache with all files; those that are not there are downloaded."""
     try:
         import pooch

@@ -1,17 +1,26 @@
 """Series of numbers: predict the next value."""
 
+from __future__ import annotations
+
+import os
 import zlib
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from okcore import _validation
+from okcore._typing import FloatArray, RNGLike
 from okcore.estimators import TBPTT
 from okcore.readouts import LinearReadout
 from okcore.tasks._base import Task, task
 
+if TYPE_CHECKING:
+    from okcore.trainer import OnlineTrainer
 
-def mackey_glass(length=10_000, delay=17, spacing=10):
+
+def mackey_glass(length: int = 10_000, delay: int = 17, spacing: int = 10) -> NDArray[np.float64]:
     """Return the Mackey-Glass series x' = 0.2 x(t - delay) / (1 + x(t - delay)^10) - 0.1 x, a chaotic one.
 
     Parameters
@@ -37,7 +46,7 @@ def mackey_glass(length=10_000, delay=17, spacing=10):
     spacing = _validation.as_int("spacing", spacing, 1)
     h, lag, warm = 1 / spacing, delay * spacing, 1000 * spacing
 
-    def slope(x, delayed):
+    def slope(x: float, delayed: float) -> float:
         return 0.2 * delayed / (1 + delayed**10) - 0.1 * x
 
     values = [1.2] * (lag + 1)
@@ -52,7 +61,7 @@ def mackey_glass(length=10_000, delay=17, spacing=10):
     return np.array(values[-length * spacing :: spacing])
 
 
-def read_series(path):
+def read_series(path: str | os.PathLike[str]) -> NDArray[np.float64]:
     """Return the numbers of a text file, one per line; "#" starts a comment."""
     path = Path(path)
     if not path.is_file():
@@ -107,7 +116,7 @@ examples:
 
     VALID_FRACTION = 0.1
 
-    def __init__(self, values, batch_size, dtype=np.float32):
+    def __init__(self, values: ArrayLike, batch_size: int, dtype: DTypeLike = np.float32) -> None:
         self.batch_size = _validation.as_int("batch_size", batch_size, 1)
         dtype = _validation.as_dtype("dtype", dtype)
         values = _validation.as_array("values", values)
@@ -130,35 +139,35 @@ examples:
         self._started = False
 
     @staticmethod
-    def resolve(options):
+    def resolve(options: dict[str, Any]) -> None:
         """Make a path absolute, so that a run can be resumed from anywhere."""
         if options["name"] != "mackey-glass":
             options["name"] = str(Path(options["name"]).resolve())
 
     @classmethod
-    def from_options(cls, options, rng):
+    def from_options(cls, options: dict[str, Any], rng: RNGLike | None) -> Self:
         """Make the task; it draws nothing."""
         values = mackey_glass() if options["name"] == "mackey-glass" else read_series(options["name"])
         return cls(values, options["batch"], options["dtype"])
 
-    def __next__(self):
+    def __next__(self) -> tuple[FloatArray, FloatArray, NDArray[np.bool_]]:
         here = self._position
         reset = (here == 0) | (not self._started)
         self._position, self._started = (here + 1) % (len(self.train) - 1), True
         return self.train[here, None], self.train[here + 1, None], reset
 
-    def evaluate(self, trainer):
+    def evaluate(self, trainer: OnlineTrainer) -> float:
         """Return the normalised error of the validation part, read once after the last 100 values of the other."""
         known = np.concatenate([self.train[-100:], self.valid])
         hidden, _ = TBPTT(trainer.cell, horizon=1).run(known[:-1, None, None])
         error = trainer.readout.predict(hidden[-len(self.valid) :, 0])[:, 0] - self.valid
         return float(np.sqrt(np.mean(np.square(error, dtype=np.float64)) / np.var(self.valid, dtype=np.float64)))
 
-    def summary(self, value):
+    def summary(self, value: float) -> str:
         """Return what a normalised error means."""
         return f"the error of the next value is {value:.4f} of the standard deviation (guessing the mean: 1)."
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         """Return each lane's position in the series."""
         return {
             "kind": "Series",
@@ -168,7 +177,7 @@ examples:
             "position": self._position.copy(),
         }
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a position that `state_dict` returned."""
         mine = self.state_dict()
         state = _validation.as_dict("state", state, mine)

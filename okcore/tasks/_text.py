@@ -1,23 +1,32 @@
 """Character-level text: predict the next byte."""
 
+from __future__ import annotations
+
+import os
 import zlib
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from okcore import _validation
+from okcore._typing import RNGLike
 from okcore.tasks._base import Task, task
 from okcore.tasks._ptb import VARIANT, ptb
 
+if TYPE_CHECKING:
+    from okcore.trainer import OnlineTrainer
 
-def python_docs():
+
+def python_docs() -> bytes:
     """Return the English text of CPython's ``pydoc_data.topics`` as bytes; nothing is downloaded."""
     from pydoc_data.topics import topics
 
     return "\n".join(topics[name] for name in sorted(topics)).encode()
 
 
-def read_text(source, name):
+def read_text(source: str | os.PathLike[str] | bytes, name: str) -> NDArray[np.uint8]:
     """Return the bytes of a file, or `source` itself if it is bytes; refuse anything that is not text."""
     if isinstance(source, (bytes, bytearray)):
         data = bytes(source)
@@ -89,9 +98,12 @@ examples:
     next_steps = (("generate {folder}", "text from what it has learned"), *Task.next_steps)
 
     VALID_FRACTION = 0.05
-    variant = None
+    variant: str | None = None
 
-    def __init__(self, source, batch_size, valid=None, reset_every=100):
+    def __init__(
+        self, source: str | os.PathLike[str] | bytes, batch_size: int,
+        valid: str | os.PathLike[str] | bytes | None = None, reset_every: int = 100,
+    ) -> None:  # fmt: skip
         self.batch_size = _validation.as_int("batch_size", batch_size, 1)
         self.reset_every = _validation.as_int("reset_every", reset_every, 1)
         data = read_text(source, "source")
@@ -110,14 +122,14 @@ examples:
         lanes = np.arange(self.batch_size)
         self._position = lanes * (len(self.train) - 1) // max(self.batch_size - 1, 1)
 
-    def __next__(self):
+    def __next__(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
         here = self._position
         after = (here + 1) % len(self.train)
         self._position = after
         return self.train[here], self.train[after], here % self.reset_every == 0
 
     @classmethod
-    def from_options(cls, options, rng):
+    def from_options(cls, options: dict[str, Any], rng: RNGLike | None) -> Self:
         """Make the task; it draws nothing."""
         if options["source"] == "ptb":
             source, valid = ptb(options["data_dir"])
@@ -129,7 +141,7 @@ examples:
         return made
 
     @staticmethod
-    def resolve(options):
+    def resolve(options: dict[str, Any]) -> None:
         """Make paths absolute, so that a run can be resumed from anywhere."""
         if options["source"] == "ptb" and options["valid"] is not None:
             raise ValueError(f"--valid must be left out for ptb, which has its own, got {options['valid']!r}")
@@ -139,15 +151,15 @@ examples:
             if options[name] not in (None, "python-docs", "ptb"):
                 options[name] = str(Path(options[name]).resolve())
 
-    def description(self):
+    def description(self) -> dict[str, Any]:
         """Return the alphabet, one character per byte (Latin-1) in the order of the symbols, and the variant."""
         return {"alphabet": self.symbols.tobytes().decode("latin-1"), "variant": self.variant}
 
-    def evaluate(self, trainer):
+    def evaluate(self, trainer: OnlineTrainer) -> float:
         """Return the bits per character of the validation text, read once from its start."""
         return trainer.evaluate_bits(self.valid)
 
-    def summary(self, value):
+    def summary(self, value: float) -> str:
         """Return what bits per character mean."""
         return (
             f"the network predicts the validation text with {value:.3f} bits per character "
@@ -155,7 +167,7 @@ examples:
             + (f"; {self.variant}." if self.variant else ".")
         )
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         """Return each lane's position in the text."""
         return {
             "kind": "Text",
@@ -165,7 +177,7 @@ examples:
             "position": self._position.copy(),
         }
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a position that `state_dict` returned."""
         mine = self.state_dict()
         state = _validation.as_dict("state", state, mine)

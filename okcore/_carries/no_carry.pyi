@@ -1,0 +1,3 @@
+from okcore._carries.base import Carry
+
+class NoCarry(Carry): ...
