@@ -32,7 +32,7 @@ What runs and checks
                         ranks of MPI), and checkpoint.py, which trainer.py uses too; the commands: command_line.py,
                         sweep.py, generate.py, plot.py, compare.py; load.py, figure_style.py
     _engine/block_length.py     block="auto"
-    _validation.py, _random.py, _config.py, _docstrings.py, _interrupt.py, _typing.py
+    _validation.py, _random.py, _config.py, _docstrings.py, _interrupt.py, _progress.py, _typing.py
     *.pyi               what type checkers know of the compiled module beside it
 """
 

