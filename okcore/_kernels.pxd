@@ -7,12 +7,6 @@ is `d` (k, G, n) for D (S, P), or `c` (k, k, n) for C (S, S). All matrices are r
 
 from cython cimport floating
 
-cdef extern from "simd.h" nogil:
-    enum: GRAM_KC "OKCORE_GRAM_KC"
-    enum: GRAM_LD "OKCORE_GRAM_LD"
-    enum: MR_TAIL "OKCORE_MR_TAIL"
-    enum: GEMV_NC "OKCORE_GEMV_NC"
-
 # C (m, n) <- alpha op(A) op(B) + beta C, op(A) (m, k), op(B) (k, n), leading dimension = row stride; not both
 # transposed. 2 m n k flops; hand-written where vectors are wide, else BLAS.
 cdef void gemm(
@@ -144,7 +138,7 @@ cdef void multiply_in_place(
 cdef void contract_factors(int N, int S, int P, const floating *v, const floating *A, floating *rows) noexcept nogil
 
 # The pointwise step of a built-in cell, by its name in _simd/cells.h; NULL if there is none.
-ctypedef void (*pointwise_function "okcore_pointwise")(
+ctypedef void (*pointwise_function)(
     Py_ssize_t lanes, Py_ssize_t n, void *pre, const void *state, void *state_next, void *d, void *c,
 ) noexcept nogil
 cdef pointwise_function pointwise_step(const char *name, bint single) noexcept nogil

@@ -16,6 +16,9 @@ cdef enum:
     LINE = 16   # floats of a cache line
 
 cdef extern from "simd.h" nogil:
+    enum: GRAM_KC "OKCORE_GRAM_KC"
+    enum: GRAM_LD "OKCORE_GRAM_LD"
+    enum: GEMV_NC "OKCORE_GEMV_NC"
     void okcore_sgram(int n, Py_ssize_t columns, const float **rows, double *widened, double *gram)
     void okcore_dgram(int n, Py_ssize_t columns, const double **rows, double *widened, double *gram)
     double okcore_sdot_in_double(Py_ssize_t size, const float *x, const float *y)

@@ -10,7 +10,6 @@ from okcore._engine.buffers cimport Buffers, address
 from okcore._engine.cell_kernel cimport CellKernel
 from okcore._engine.messages cimport Block, Input, Sizes
 from okcore._kernels cimport (
-    MR_TAIL,
     all_finite,
     augmented_input,
     credit_times_immediate,
@@ -26,6 +25,9 @@ from okcore._kernels cimport (
     theta_T_row,
     transpose,
 )
+
+cdef extern from "simd.h":
+    enum: MR_TAIL "OKCORE_MR_TAIL"
 
 cdef enum:
     MANY_LANES = 4   # the least number of lanes for which copying theta^T once per run pays
