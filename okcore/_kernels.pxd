@@ -7,6 +7,13 @@ is `d` (k, G, n) for D (S, P), or `c` (k, k, n) for C (S, S). All matrices are r
 
 from cython cimport floating
 
+cdef enum:
+    ALIGNMENT = 64   # bytes of a cache line
+
+# The first place in a workspace where a cache line starts; ALIGNMENT bytes are there for that.
+cdef inline void *aligned(void *workspace) noexcept nogil:
+    return <void *> ((<size_t> workspace + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT)
+
 # C (m, n) <- alpha op(A) op(B) + beta C, op(A) (m, k), op(B) (k, n), leading dimension = row stride; not both
 # transposed. 2 m n k flops; hand-written where vectors are wide, else BLAS.
 cdef void gemm(
@@ -94,8 +101,11 @@ cdef void own_unit_contract(
     int k, int G, int n, int m, const floating *delta, const floating *J, bint add, floating *gradient,
 ) noexcept nogil
 
-# gram (N, N) = X X^T in float64, X (N, columns) given by its rows; packed (packed_doubles) is scratch
-cdef void gram_matrix(int N, Py_ssize_t columns, const floating **rows, double *packed, double *gram) noexcept nogil
+# gram (N, N) = X X^T in float64, X (N, columns) given by its rows, times their scales (N,) unless those are NULL;
+# packed (packed_doubles) is scratch
+cdef void gram_matrix(
+    int N, Py_ssize_t columns, const floating **rows, const double *scales, double *packed, double *gram,
+) noexcept nogil
 
 # x . y and x . x, accumulated in float64
 cdef double dot_in_double(Py_ssize_t size, const floating *x, const floating *y) noexcept nogil
@@ -116,17 +126,21 @@ cdef bint adam(
 
 cdef bint all_finite(Py_ssize_t size, const floating *x) noexcept nogil
 
+# max |x|, NaN apart
+cdef double largest_magnitude(Py_ssize_t size, const floating *x) noexcept nogil
+
 # A test for Inf and NaN of one dtype
 ctypedef bint (*finite_function)(Py_ssize_t size, const void *x) noexcept nogil
 cdef finite_function finite_function_for(bint single) noexcept nogil
 
-# X_new (rank, columns) = mix^T X for X (N, columns) given by its rows, mix (N, r). X_new may be where rows of X are.
-# casts (N r of the dtype) and packed (packed_doubles per thread) are scratch. `precise`: in double, for coefficients so
-# large that the terms cancel. Columns go over threads; the same bits for any number of them.
+# X_new (rank, columns) = mix^T X for X (N, columns) given by its rows, times their scales (N,) unless those are NULL,
+# mix (N, r). X_new may be where rows of X are. casts (N r of the dtype) and packed (packed_doubles per thread) are
+# scratch. `precise`: in double, for coefficients so large that the terms cancel. Columns go over threads; the same bits
+# for any number of them.
 cdef Py_ssize_t packed_doubles(int N, int r) noexcept nogil
 cdef void mix_terms(
     int N, int r, int rank, Py_ssize_t columns, const double *mix, bint precise, floating *casts, double *packed,
-    const floating **rows, floating *X_new, int threads,
+    const floating **rows, const double *scales, floating *X_new, int threads,
 ) noexcept nogil
 
 # X (S, columns) <- Phi X, Phi (S, S), where rows of X are ldx apart; copy (S, columns) is scratch
@@ -136,6 +150,17 @@ cdef void multiply_in_place(
 
 # rows_i (P,) = v (S,) A_i (S, P) for N factors, each read once
 cdef void contract_factors(int N, int S, int P, const floating *v, const floating *A, floating *rows) noexcept nogil
+
+# gradient (P, m) = sum_i (v A_i)^T u_i, v (S,), u (N, m), A (N, S, P); rows (N, P) is scratch
+cdef void contract_sum(
+    int N, int S, int P, int m, const floating *v, const floating *u, const floating *A, floating *rows,
+    floating *gradient,
+) noexcept nogil
+
+# out_i (T, P) = H (T, S) A_i (S, P) for N factors
+cdef void left_multiply_factors(
+    int N, int T, int S, int P, const floating *H, const floating *A, floating *out,
+) noexcept nogil
 
 # The pointwise step of a built-in cell, by its name in _simd/cells.h; NULL if there is none.
 ctypedef void (*pointwise_function)(

@@ -19,8 +19,10 @@ cdef extern from "simd.h" nogil:
     enum: GRAM_KC "OKCORE_GRAM_KC"
     enum: GRAM_LD "OKCORE_GRAM_LD"
     enum: GEMV_NC "OKCORE_GEMV_NC"
-    void okcore_sgram(int n, Py_ssize_t columns, const float **rows, double *widened, double *gram)
-    void okcore_dgram(int n, Py_ssize_t columns, const double **rows, double *widened, double *gram)
+    void okcore_sgram(
+        int n, Py_ssize_t columns, const float **rows, const double *scales, double *widened, double *gram)
+    void okcore_dgram(
+        int n, Py_ssize_t columns, const double **rows, const double *scales, double *widened, double *gram)
     double okcore_sdot_in_double(Py_ssize_t size, const float *x, const float *y)
     double okcore_ddot_in_double(Py_ssize_t size, const double *x, const double *y)
     void okcore_sgemm(
@@ -69,6 +71,8 @@ cdef extern from "simd.h" nogil:
         const double *gradient, double *parameter, double *mean, double *square)
     int okcore_sfinite(Py_ssize_t size, const float *x)
     int okcore_dfinite(Py_ssize_t size, const double *x)
+    float okcore_slargest_magnitude(Py_ssize_t size, const float *x)
+    double okcore_dlargest_magnitude(Py_ssize_t size, const double *x)
     pointwise_function okcore_cell(const char *name, int is_double, int *sizes)
     int okcore_vectorised()
     const char *okcore_instructions()
@@ -304,15 +308,17 @@ cdef void own_unit_contract(
         okcore_down_unit_contract(k, G, n, m, delta, J, 1 if add else 0, gradient)
 
 
-cdef void gram_matrix(int N, Py_ssize_t columns, const floating **rows, double *packed, double *gram) noexcept nogil:
+cdef void gram_matrix(
+    int N, Py_ssize_t columns, const floating **rows, const double *scales, double *packed, double *gram,
+) noexcept nogil:
     # In float64 whatever the dtype: the error of a Gram matrix costs variance by its square root, which for
     # float32's rounding is 3e-4. N^2 columns / 2 multiply-adds; BLAS has no kernel for few long rows.
     cdef int a, b
     memset(gram, 0, N * N * sizeof(double))
     if floating is float:
-        okcore_sgram(N, columns, rows, packed, gram)
+        okcore_sgram(N, columns, rows, scales, packed, gram)
     else:
-        okcore_dgram(N, columns, rows, packed, gram)
+        okcore_dgram(N, columns, rows, scales, packed, gram)
     for a in range(N):
         for b in range(a):
             gram[a * N + b] = gram[b * N + a]
@@ -360,6 +366,13 @@ cdef bint all_finite(Py_ssize_t size, const floating *x) noexcept nogil:
         return okcore_dfinite(size, x)
 
 
+cdef double largest_magnitude(Py_ssize_t size, const floating *x) noexcept nogil:
+    if floating is float:
+        return okcore_slargest_magnitude(size, x)
+    else:
+        return okcore_dlargest_magnitude(size, x)
+
+
 cdef finite_function finite_function_for(bint single) noexcept nogil:
     return <finite_function> all_finite[float] if single else <finite_function> all_finite[double]
 
@@ -370,7 +383,7 @@ cdef Py_ssize_t packed_doubles(int N, int r) noexcept nogil:
 
 cdef void mix_terms(
     int N, int r, int rank, Py_ssize_t columns, const double *mix, bint precise, floating *casts, double *packed,
-    const floating **rows, floating *X_new, int threads,
+    const floating **rows, const double *scales, floating *X_new, int threads,
 ) noexcept nogil:
     # (rank, N)(N, columns): 2 rank N columns flops, one pass over the terms, GRAM_KC columns at a time
     cdef int i, panels = <int> ((columns + GRAM_KC - 1) // GRAM_KC)
@@ -381,16 +394,16 @@ cdef void mix_terms(
     threads = parts_that_pay(panels, 1, rank * columns * N, threads)
     if threads == 1:
         for i in range(panels):
-            mix_panel[floating](i, N, r, rank, columns, mix, precise, casts, packed, rows, X_new)
+            mix_panel[floating](i, N, r, rank, columns, mix, precise, casts, packed, rows, scales, X_new)
     else:
         for i in prange(panels, num_threads=threads, schedule="static"):
             mix_panel[floating](i, N, r, rank, columns, mix, precise, casts, packed + threadid() * packed_doubles(N, r),
-                                rows, X_new)
+                                rows, scales, X_new)
 
 
 cdef void mix_panel(
     int index, int N, int r, int rank, Py_ssize_t columns, const double *mix, bint precise, const floating *casts,
-    double *packed, const floating **rows, floating *X_new,
+    double *packed, const floating **rows, const double *scales, floating *X_new,
 ) noexcept nogil:
     # The rows are copied first, because X_new may be their first rows.
     cdef Py_ssize_t start = <Py_ssize_t> index * GRAM_KC, col
@@ -399,12 +412,16 @@ cdef void mix_panel(
     cdef double *mixed = packed + N * GRAM_LD
     if not precise or floating is double:
         for i in range(N):
-            memcpy(copy + i * GRAM_LD, rows[i] + start, width * sizeof(floating))
+            if scales == NULL:
+                memcpy(copy + i * GRAM_LD, rows[i] + start, width * sizeof(floating))
+            else:
+                for col in range(width):
+                    copy[i * GRAM_LD + col] = <floating> (rows[i][start + col] * scales[i])
         gemm[floating](True, False, rank, width, N, 1, casts, r, copy, GRAM_LD, 0, X_new + start, <int> columns)
         return
     for i in range(N):
         for col in range(width):
-            packed[i * GRAM_LD + col] = rows[i][start + col]
+            packed[i * GRAM_LD + col] = rows[i][start + col] * (1.0 if scales == NULL else scales[i])
     gemm[double](True, False, rank, width, N, 1, mix, r, packed, GRAM_LD, 0, mixed, GRAM_LD)
     for i in range(rank):
         for col in range(width):
@@ -425,6 +442,25 @@ cdef void contract_factors(int N, int S, int P, const floating *v, const floatin
     cdef int i
     for i in range(N):
         gemm[floating](False, False, 1, P, S, 1, v, S, A + i * (<Py_ssize_t> S * P), P, 0, rows + <Py_ssize_t> i * P, P)
+
+
+cdef void contract_sum(
+    int N, int S, int P, int m, const floating *v, const floating *u, const floating *A, floating *rows,
+    floating *gradient,
+) noexcept nogil:
+    # 2 N S P flops, bound by reading A, then (P, N)(N, m): 2 N P m
+    contract_factors[floating](N, S, P, v, A, rows)
+    gemm[floating](True, False, P, m, N, 1, rows, P, u, m, 0, gradient, m)
+
+
+cdef void left_multiply_factors(
+    int N, int T, int S, int P, const floating *H, const floating *A, floating *out,
+) noexcept nogil:
+    # (T, S)(S, P) for each: 2 N T S P flops
+    cdef int i
+    for i in range(N):
+        gemm[floating](False, False, T, P, S, 1, H, S, A + i * (<Py_ssize_t> S * P), P, 0,
+                       out + i * (<Py_ssize_t> T * P), P)
 
 
 cdef pointwise_function pointwise_step(const char *name, bint single) noexcept nogil:
@@ -461,18 +497,16 @@ def is_finite(array):
 def contract(const floating[::1] v, const floating[:, ::1] u, const floating[:, :, ::1] A, floating[:, ::1] out):
     """out (P, m) = sum_i (v A_i)^T u_i."""
     cdef int N = A.shape[0], S = A.shape[1], P = A.shape[2], m = u.shape[1]
-    cdef floating[:, ::1] rows = np.zeros((N, P), np.asarray(out).dtype)
+    cdef floating[:, ::1] rows = np.empty((N, P), np.asarray(out).dtype)
     with nogil:
-        contract_factors[floating](N, S, P, &v[0], &A[0, 0, 0], &rows[0, 0])
-        gemm[floating](True, False, P, m, N, 1, &rows[0, 0], P, &u[0, 0], m, 0, &out[0, 0], m)
+        contract_sum[floating](N, S, P, m, &v[0], &u[0, 0], &A[0, 0, 0], &rows[0, 0], &out[0, 0])
 
 
 def left_multiply(const floating[:, ::1] H, const floating[:, :, ::1] A, floating[:, :, ::1] out):
     """out_i = H A_i."""
-    cdef int N = A.shape[0], S = A.shape[1], P = A.shape[2], rows = H.shape[0], i
+    cdef int N = A.shape[0], T = H.shape[0], S = A.shape[1], P = A.shape[2]
     with nogil:
-        for i in range(N):
-            gemm[floating](False, False, rows, P, S, 1, &H[0, 0], S, &A[i, 0, 0], P, 0, &out[i, 0, 0], P)
+        left_multiply_factors[floating](N, T, S, P, &H[0, 0], &A[0, 0, 0], &out[0, 0, 0])
 
 
 def multiply(

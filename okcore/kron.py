@@ -209,16 +209,7 @@ def reduce(
         tolerance = -1.0
     else:
         tolerance = _validation.as_real("tolerance", tolerance, least=0)
-    terms, rank = (u, A), min(rank, N)
-    # Balance the exponents of u and A, exactly: squares of 1e-200 or 1e200 would leave float64's range.
-    shift = (np.frexp(np.abs(A).max(axis=(1, 2)))[1] - np.frexp(np.abs(u).max(axis=1))[1]) // 2
-    u, A = np.ldexp(u, shift[:, None]), np.ldexp(A, -shift[:, None, None])
-    u_new, A_new = np.zeros((rank, u.shape[1]), u.dtype), np.zeros((rank, *A.shape[1:]), A.dtype)
-    info, n_new = reduction.reduce(u, A, tolerance, signs, start, u_new, A_new)
-    if info == 2:
-        raise np.linalg.LinAlgError("reduce: LAPACK's SVD did not converge, gesdd and gesvd both")
-    if info:
-        raise FloatingPointError("reduce: the terms' inner products are not finite in float64")
-    if n_new == N:
-        return terms[0].copy(), terms[1].copy()
-    return _finite("reduce", u_new), _finite("reduce", A_new)
+    rank = min(rank, N)
+    u_new, A_new = np.empty((rank, u.shape[1]), u.dtype), np.empty((rank, *A.shape[1:]), A.dtype)
+    reduction.reduce(u, A, tolerance, signs, start, u_new, A_new)
+    return u_new, A_new

@@ -1,12 +1,11 @@
 """The base of the carries that are sums of Kronecker products: a subclass says how N terms become at most `rank`."""
 
 from okcore._carries.base cimport Carry
+from okcore._carries.reduction cimport FAILED, NO_SVD
 from okcore._engine.messages cimport Block
 
 cdef enum:
-    FAILED = -1             # something is not finite
-    KEEP_ALL = -2           # all terms fit: nothing is mixed
-    NO_SVD = -3             # it did not converge
+    KEEP_ALL = -3           # all terms fit: nothing is mixed
 
 
 # What one thread works in

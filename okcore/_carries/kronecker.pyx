@@ -127,9 +127,9 @@ cdef int absorb_into_sum(
         memcpy(lane_A + n_old * size, new_A, block.n_terms * size * sizeof(floating))
     else:
         mix_terms[floating](N, r, rank, m, scratch.mix_u, scratch.precise_u, <floating *> scratch.casts,
-                            scratch.packed, u, lane_u, 1)
+                            scratch.packed, u, NULL, lane_u, 1)
         mix_terms[floating](N, r, rank, size, scratch.mix_A, scratch.precise_A, <floating *> scratch.casts,
-                            scratch.packed, A, lane_A, threads_of(carry.lane_threads))
+                            scratch.packed, A, NULL, lane_A, threads_of(carry.lane_threads))
     if rank < n_before:  # the rows of terms that are not in use are zero
         memset(lane_u + rank * m, 0, (n_before - rank) * m * sizeof(floating))
         memset(lane_A + rank * size, 0, (n_before - rank) * size * sizeof(floating))

@@ -53,8 +53,8 @@ cdef int optimal_mixing(
     cdef double *signs = gram_A + N * N
     if N == 0:
         return KEEP_ALL
-    gram_matrix[floating](N, carry.sizes.m, u, scratch.packed, gram_u)
-    gram_matrix[floating](N, <Py_ssize_t> carry.sizes.S * carry.sizes.P, A, scratch.packed, gram_A)
+    gram_matrix[floating](N, carry.sizes.m, u, NULL, scratch.packed, gram_u)
+    gram_matrix[floating](N, <Py_ssize_t> carry.sizes.S * carry.sizes.P, A, NULL, scratch.packed, gram_A)
     if N <= carry.rank and carry.tolerance < 0:
         for i in range(N):
             if not (isfinite(gram_u[i * N + i]) and isfinite(gram_A[i * N + i])):

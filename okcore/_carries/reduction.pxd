@@ -1,5 +1,11 @@
 """The optimal reduction of N Kronecker terms to r (docs/mathematics.md section 4), seen from two Gram matrices."""
 
+from cython cimport floating
+
+cdef enum:
+    FAILED = -1           # something is not finite
+    NO_SVD = -2           # LAPACK's SVD did not converge, gesdd and gesvd both
+
 
 cdef struct Outcome:
     int rank              # terms that came out, at most r
@@ -22,3 +28,14 @@ cdef int reduce_terms(
     int N, int r, double tolerance, double *gram_u, double *gram_A, const double *signs, double start,
     double *scratch, void *bytes, double *mix_u, double *mix_A, Outcome *outcome,
 ) noexcept nogil
+
+# u (N, m), A (N, size) -> at most rank terms u_new (rank, m), A_new (rank, size), unused rows zero; all of them if it
+# fails. Where all N terms come out, they are a copy. signs, start and tolerance are those of reduce_terms, and variance,
+# which may be NULL, that of the outcome. Returns the number of terms that came out, FAILED or NO_SVD.
+cdef int reduce_sum(
+    int N, int rank, int m, Py_ssize_t size, double tolerance, const floating *u, const floating *A,
+    const double *signs, double start, floating *u_new, floating *A_new, void *workspace, double *variance,
+) noexcept nogil
+
+# Bytes of its workspace, which may lie anywhere. They grow with both sizes.
+cdef Py_ssize_t reduce_workspace(int N, int rank) noexcept nogil

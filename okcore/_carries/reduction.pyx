@@ -11,13 +11,22 @@
 # would add noise sqrt(sigma_r sigma_i) for a component of size zero, and is left out.
 
 from cython cimport floating
-from libc.math cimport fabs, isfinite, sqrt
+from libc.math cimport fabs, frexp, isfinite, ldexp, sqrt
 from libc.string cimport memcpy, memset
 
 import numpy as np
 
 from okcore._blas cimport cholesky_upper, solve_upper, svd, svd_lwork
-from okcore._kernels cimport gemm, gram_matrix, mix_terms, packed_doubles
+from okcore._kernels cimport (
+    ALIGNMENT,
+    aligned,
+    all_finite,
+    gemm,
+    gram_matrix,
+    largest_magnitude,
+    mix_terms,
+    packed_doubles,
+)
 
 cdef double EPS = 2.220446049250313e-16
 cdef double LARGE = 1024   # coefficients of terms that are parallel to about 1e-3
@@ -313,38 +322,101 @@ cdef int reduce_terms(
     return 0
 
 
+cdef void balance(
+    int N, int m, Py_ssize_t size, const floating *u, const floating *A, double *scales_u, double *scales_A,
+) noexcept nogil:
+    # Powers of two that bring u_i and A_i to one exponent: squares of 1e-200 or 1e200 then stay in float64's range, and
+    # coefficients in float32's. Their product is 1, so the term is the same. The bound keeps the scales in range.
+    cdef int i, exponent_u = 0, exponent_A = 0, shift
+    for i in range(N):
+        frexp(largest_magnitude[floating](m, u + <Py_ssize_t> i * m), &exponent_u)
+        frexp(largest_magnitude[floating](size, A + i * size), &exponent_A)
+        shift = max(-1000, min(1000, (exponent_A - exponent_u) >> 1))
+        scales_u[i] = ldexp(1, shift)
+        scales_A[i] = ldexp(1, -shift)
+
+
+cdef Py_ssize_t reduce_workspace(int N, int rank) noexcept nogil:
+    # In the order of `reduce_sum`
+    cdef Py_ssize_t n = N, r = min(rank, N)
+    cdef Py_ssize_t doubles = 3 * n * r + 2 * n * n + 2 * n + scratch_doubles(N) + packed_doubles(N, <int> r)
+    cdef Py_ssize_t pointers = 2 * n
+    return (
+        ALIGNMENT + doubles * <Py_ssize_t> sizeof(double) + pointers * <Py_ssize_t> sizeof(void *) + scratch_bytes(N))
+
+
+cdef int reduce_sum(
+    int N, int rank, int m, Py_ssize_t size, double tolerance, const floating *u, const floating *A,
+    const double *signs, double start, floating *u_new, floating *A_new, void *workspace, double *variance,
+) noexcept nogil:
+    cdef int i, info, r = min(rank, N), found = FAILED
+    cdef Py_ssize_t n = N
+    cdef double *mix_u = <double *> aligned(workspace)
+    cdef double *mix_A = mix_u + n * r
+    cdef double *casts = mix_A + n * r          # of either type
+    cdef double *gram_u = casts + n * r
+    cdef double *gram_A = gram_u + n * n
+    cdef double *scales_u = gram_A + n * n
+    cdef double *scales_A = scales_u + n
+    cdef double *scratch = scales_A + n
+    cdef double *packed = scratch + scratch_doubles(N)
+    cdef const floating **rows_u = <const floating **> (packed + packed_doubles(N, r))
+    cdef const floating **rows_A = rows_u + n
+    cdef void *bytes = <void *> (rows_A + n)
+    cdef Outcome outcome
+    outcome.variance = 0
+    if rank >= N and tolerance < 0:
+        if all_finite[floating](n * m, u) and all_finite[floating](n * size, A):
+            found = N
+    else:
+        for i in range(N):
+            rows_u[i] = u + <Py_ssize_t> i * m
+            rows_A[i] = A + i * size
+        balance[floating](N, m, size, u, A, scales_u, scales_A)
+        gram_matrix[floating](N, m, rows_u, scales_u, packed, gram_u)
+        gram_matrix[floating](N, size, rows_A, scales_A, packed, gram_A)
+        info = reduce_terms(
+            N, r, tolerance, gram_u, gram_A, signs, start, scratch, bytes, mix_u, mix_A, &outcome)
+        if info == 2:
+            found = NO_SVD
+        elif info == 0 and outcome.rank < N:
+            mix_terms[floating](N, r, outcome.rank, m, mix_u, outcome.precise_u, <floating *> casts, packed,
+                                rows_u, scales_u, u_new, 1)
+            mix_terms[floating](N, r, outcome.rank, size, mix_A, outcome.precise_A, <floating *> casts, packed,
+                                rows_A, scales_A, A_new, 1)
+            if (all_finite[floating](<Py_ssize_t> outcome.rank * m, u_new)
+                    and all_finite[floating](outcome.rank * size, A_new)):
+                found = outcome.rank
+        elif info == 0:
+            found = N
+    if found == N:  # as they are
+        memcpy(u_new, u, n * m * sizeof(floating))
+        memcpy(A_new, A, n * size * sizeof(floating))
+    i = max(0, found)
+    memset(u_new + <Py_ssize_t> i * m, 0, (rank - i) * <Py_ssize_t> m * sizeof(floating))
+    memset(A_new + i * size, 0, (rank - i) * size * sizeof(floating))
+    if variance != NULL:
+        variance[0] = outcome.variance if found >= 0 else 0
+    return found
+
+
 def reduce(
     const floating[:, ::1] u, const floating[:, :, ::1] A, double tolerance, const double[::1] signs, double start,
     floating[:, ::1] u_new, floating[:, :, ::1] A_new,
 ):
-    """Reduce N terms to at most len(u_new), for `okcore.kron`; the arguments are those of `reduce_terms`.
-
-    Returns (info of `reduce_terms`, terms that came out). The rows of the other terms are left as they are.
-    """
-    cdef int N = A.shape[0], m = u.shape[1], r = u_new.shape[0], i, info
+    """Reduce N terms to at most len(u_new), for `okcore.kron`: `reduce_sum` on whole arrays."""
+    cdef int N = A.shape[0], m = u.shape[1], rank = u_new.shape[0], found
     cdef Py_ssize_t size = A.shape[1] * A.shape[2]
-    cdef double[::1] gram_u = np.zeros(N * N), gram_A = np.zeros(N * N)
-    cdef double[::1] packed = np.zeros(packed_doubles(N, r))
-    cdef size_t[::1] places = np.zeros(2 * N, np.uintp)
-    cdef const floating **rows_u = <const floating **> &places[0]
-    cdef const floating **rows_A = rows_u + N
-    cdef double[::1] mix_u = np.zeros(N * r), mix_A = np.zeros(N * r), scratch = np.zeros(scratch_doubles(N))
-    cdef double[::1] words = np.zeros(scratch_bytes(N) // 8 + 1)
-    cdef floating[::1] casts = np.zeros(N * r, np.asarray(u_new).dtype)
+    cdef unsigned char[::1] workspace = np.empty(reduce_workspace(N, rank), np.uint8)
     cdef const double *draw = NULL
-    cdef Outcome outcome
     if signs is not None:
         draw = &signs[0]
-    for i in range(N):
-        rows_u[i], rows_A[i] = &u[i, 0], &A[i, 0, 0]
     with nogil:
-        gram_matrix[floating](N, m, rows_u, &packed[0], &gram_u[0])
-        gram_matrix[floating](N, size, rows_A, &packed[0], &gram_A[0])
-        info = reduce_terms(N, r, tolerance, &gram_u[0], &gram_A[0], draw, start, &scratch[0], <void *> &words[0],
-                            &mix_u[0], &mix_A[0], &outcome)
-        if info == 0:
-            mix_terms[floating](N, r, outcome.rank, m, &mix_u[0], outcome.precise_u, &casts[0], &packed[0],
-                                rows_u, &u_new[0, 0], 1)
-            mix_terms[floating](N, r, outcome.rank, size, &mix_A[0], outcome.precise_A, &casts[0], &packed[0],
-                                rows_A, &A_new[0, 0, 0], 1)
-    return info, outcome.rank
+        found = reduce_sum[floating](
+            N, rank, m, size, tolerance, &u[0, 0], &A[0, 0, 0], draw, start, &u_new[0, 0], &A_new[0, 0, 0],
+            &workspace[0], NULL)
+    if found == NO_SVD:
+        raise np.linalg.LinAlgError("reduce: LAPACK's SVD did not converge, gesdd and gesvd both")
+    if found == FAILED:
+        raise FloatingPointError(
+            f"reduce: an inner product of terms, or the result, is not finite in {np.asarray(u_new).dtype}")

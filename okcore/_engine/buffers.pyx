@@ -2,8 +2,7 @@ import math
 
 import numpy as np
 
-cdef enum:
-    ALIGNMENT = 64   # bytes of a cache line
+from okcore._kernels cimport ALIGNMENT
 
 
 def aligned_zeros(shape, dtype):

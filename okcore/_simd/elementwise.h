@@ -97,3 +97,25 @@ TARGET static int NAME(finite)(ptrdiff_t size, const REAL *x)
     }
     return any == 0;
 }
+
+TARGET static REAL NAME(largest_magnitude)(ptrdiff_t size, const REAL *x)
+{
+    const INTEGER exponent = (INTEGER) (2 * EXPONENT_BIAS + 1) << MANTISSA_BITS;
+    const INTEGER all_but_sign = exponent + (((INTEGER) 1 << MANTISSA_BITS) - 1);
+    NAME(vector) most[4] = {{0}, {0}, {0}, {0}};
+    ptrdiff_t i = 0;
+    for (; i + 4 * VL <= size; i += 4 * VL)
+        for (int j = 0; j < 4; j++) {
+            NAME(vector) next = (NAME(vector)) (*(const NAME(bits) *) (x + i + j * VL) & all_but_sign);
+            most[j] = NAME(select)(next > most[j], next, most[j]);
+        }
+    REAL found = 0;
+    for (int j = 0; j < 4; j++)
+        for (int l = 0; l < VL; l++)
+            found = most[j][l] > found ? most[j][l] : found;
+    for (; i < size; i++) {
+        REAL next = x[i] < 0 ? -x[i] : x[i];
+        found = next > found ? next : found;
+    }
+    return found;
+}

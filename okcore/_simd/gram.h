@@ -56,29 +56,33 @@ INLINE void NAME(gram_micro_kernel)(const int mr, const int nr, const int split,
         }
 }
 
-INLINE void NAME(widen)(ptrdiff_t width, const REAL *x, double *widened)
+INLINE void NAME(widen)(ptrdiff_t width, const REAL *x, double scale, double *widened)
 {
-    /* Part of a row as doubles, and zeros up to GRAM_KC; the next part of the row is prefetched meanwhile */
+    /* Part of a row as doubles, scaled, and zeros up to GRAM_KC; the next part of the row is prefetched meanwhile */
     const ptrdiff_t line = 64 / (ptrdiff_t) sizeof(REAL);
     ptrdiff_t i = 0;
     for (; i + line <= width; i += line) {
         __builtin_prefetch(x + GRAM_KC + i);
         for (ptrdiff_t j = i; j < i + line; j += VL_WIDE)
-            *(NAME(wide) *) (widened + j) = __builtin_convertvector(*(const NAME(narrow) *) (x + j), NAME(wide));
+            *(NAME(wide) *) (widened + j) = scale * __builtin_convertvector(*(const NAME(narrow) *) (x + j), NAME(wide));
     }
     for (; i < width; i++)
-        widened[i] = x[i];
+        widened[i] = scale * x[i];
     for (; i < GRAM_KC; i++)
         widened[i] = 0;
 }
 
-TARGET static void NAME(gram)(int n, ptrdiff_t columns, const REAL *const *rows, double *widened, double *gram)
+TARGET static void NAME(gram)(int n, ptrdiff_t columns, const REAL *const *rows, const double *scales, double *widened,
+                              double *gram)
 {
     for (ptrdiff_t start = 0; start < columns; start += GRAM_KC) {
         ptrdiff_t width = columns - start < GRAM_KC ? columns - start : GRAM_KC;
         int a = 0;
         for (int i = 0; i < n; i++)
-            NAME(widen)(width, rows[i] + start, widened + i * GRAM_LD);
+            if (scales == NULL) /* a constant 1 costs nothing */
+                NAME(widen)(width, rows[i] + start, 1, widened + i * GRAM_LD);
+            else
+                NAME(widen)(width, rows[i] + start, scales[i], widened + i * GRAM_LD);
         for (; a + GRAM_MR <= n; a += GRAM_MR) {
             const double *x = widened + a * GRAM_LD;
             double *out = gram + (ptrdiff_t) a * n;

@@ -1,8 +1,9 @@
 /* The public name of every kernel, for one type. */
 
-void PUBLIC(gram)(int n, ptrdiff_t columns, const REAL *const *rows, double *widened, double *gram)
+void PUBLIC(gram)(int n, ptrdiff_t columns, const REAL *const *rows, const double *scales, double *widened,
+                  double *gram)
 {
-    DISPATCH(gram, n, columns, rows, widened, gram)
+    DISPATCH(gram, n, columns, rows, scales, widened, gram)
 }
 
 double PUBLIC(dot_in_double)(ptrdiff_t size, const REAL *x, const REAL *y)
@@ -73,4 +74,9 @@ int PUBLIC(adam)(int write, ptrdiff_t size, double beta1, double beta2, double e
 int PUBLIC(finite)(ptrdiff_t size, const REAL *x)
 {
     DISPATCH(finite, size, x)
+}
+
+REAL PUBLIC(largest_magnitude)(ptrdiff_t size, const REAL *x)
+{
+    DISPATCH(largest_magnitude, size, x)
 }

@@ -17,10 +17,12 @@
 #define OKCORE_MR_TAIL 4
 #define OKCORE_GEMV_NC 2048
 
-/* gram (n, n) += X X^T in double, X (n, columns) given by its rows; the upper triangle only.  widened holds
-   n OKCORE_GRAM_LD doubles.  n (n + 1) / 2 columns multiply-adds. */
-void okcore_sgram(int n, ptrdiff_t columns, const float *const *rows, double *widened, double *gram);
-void okcore_dgram(int n, ptrdiff_t columns, const double *const *rows, double *widened, double *gram);
+/* gram (n, n) += X X^T in double, X (n, columns) given by its rows, times their scales (n,) unless those are NULL; the
+   upper triangle only.  widened holds n OKCORE_GRAM_LD doubles.  n (n + 1) / 2 columns multiply-adds. */
+void okcore_sgram(int n, ptrdiff_t columns, const float *const *rows, const double *scales, double *widened,
+                  double *gram);
+void okcore_dgram(int n, ptrdiff_t columns, const double *const *rows, const double *scales, double *widened,
+                  double *gram);
 
 /* x . y, summed in double */
 double okcore_sdot_in_double(ptrdiff_t size, const float *x, const float *y);
@@ -92,6 +94,10 @@ int okcore_dadam(int write, ptrdiff_t size, double beta1, double beta2, double e
 /* Is no entry Inf or NaN? */
 int okcore_sfinite(ptrdiff_t size, const float *x);
 int okcore_dfinite(ptrdiff_t size, const double *x);
+
+/* max |x|, NaN apart; 0 if there are no entries */
+float okcore_slargest_magnitude(ptrdiff_t size, const float *x);
+double okcore_dlargest_magnitude(ptrdiff_t size, const double *x);
 
 /* Are the vectors wider than the baseline's?  If not, BLAS is faster at products of many rows. */
 int okcore_vectorised(void);
