@@ -22,7 +22,7 @@ SANITIZE ?= address,undefined
 INSTALL = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 # What an extra of pyproject.toml needs, without building okcore again
 extra = $$($(VENV)/bin/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['$(1)'])")
-SOURCES := pyproject.toml setup.py $(wildcard $(foreach kind,pyx pxd h,okcore/*.$(kind) okcore/*/*.$(kind))) okcore/_simd/simd.c
+SOURCES := pyproject.toml setup.py $(wildcard $(foreach kind,pyx pxd,okcore/*.$(kind) okcore/*/*.$(kind)) okcore/_simd/*.h) okcore/_simd/simd.c
 
 .PHONY: demo test torch docs lint targets compare figures bench bench-quick test-debug kill-test fuzz sanitize clean
 
@@ -98,5 +98,5 @@ $(VENV)/.ready: $(SOURCES)
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info okcore/*.so okcore/*/*.so okcore/_blas_int.pxi
+	rm -rf $(VENV) build dist *.egg-info okcore/*.so okcore/*/*.so okcore/_blas_int.pxi okcore/cython_kernels_api.h
 	rm -f $(patsubst %.pyx,%.c,$(wildcard okcore/*.pyx okcore/*/*.pyx))

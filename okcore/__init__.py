@@ -7,6 +7,7 @@ What you call
     cells.py            the built-in cells, and Cell for your own
     estimators.py       the algorithms, and Estimator for your own
     kron.py             sums of Kronecker products by themselves
+    cython_kernels.pyx  the kernels as C functions, for other packages
     readouts.py, optimizers.py, trainer.py, tasks/      learning online
     torch.py            torch.nn.RNN, LSTM and GRU with these gradients; imported by name, needs PyTorch
     testing.py          check_cell, check_estimator: the contract of your own cells and algorithms
@@ -55,9 +56,9 @@ finally:
     for _name in _waits:
         del _os.environ[_name]
 
-from okcore import cells, estimators, kron, reference, tasks, testing
+from okcore import cells, cython_kernels, estimators, kron, reference, tasks, testing
 from okcore._carries.base import Carry
-from okcore._config import show_config
+from okcore._config import get_include, show_config
 from okcore.cells import *  # noqa: F403
 from okcore.estimators import *  # noqa: F403
 from okcore.optimizers import SGD, Adam, Optimizer
@@ -68,7 +69,7 @@ from okcore.trainer import OnlineTrainer
 __version__ = _version("okcore")
 
 __all__ = ["SGD", "Adam", "Carry", "LinearReadout", "OnlineTrainer", "Optimizer", "Readout", "SoftmaxReadout"]
-__all__ += ["kron", "load_runs", "reference", "show_config", "tasks", "testing"]
+__all__ += ["cython_kernels", "get_include", "kron", "load_runs", "reference", "show_config", "tasks", "testing"]
 __all__ += cells.__all__
 __all__ += estimators.__all__
 

@@ -1,4 +1,4 @@
-"""Versions, BLAS, threads and build flags of this installation."""
+"""Versions, BLAS, threads, build flags and headers of this installation."""
 
 import math
 import os
@@ -64,6 +64,18 @@ def _cgroup_quota() -> float | None:
         if folder == root:
             break
     return min(limits, default=None)
+
+
+def get_include() -> str:
+    """Return the folder that holds ``cython_kernels_api.h``, through which C and C++ call okcore's kernels.
+
+    Examples
+    --------
+    >>> import os, okcore
+    >>> "cython_kernels_api.h" in os.listdir(okcore.get_include())
+    True
+    """
+    return str(Path(__file__).parent)
 
 
 def show_config(file: TextIO | None = None) -> None:

@@ -1,7 +1,10 @@
 """What the tests share: tolerances by dtype, small random problems, and the same estimator in plain NumPy."""
 
+import ctypes
+import functools
 import inspect
 import os
+import re
 import subprocess
 import sys
 
@@ -9,7 +12,7 @@ import numpy as np
 import pytest
 
 import okcore
-from okcore import reference
+from okcore import cython_kernels, reference
 from okcore.runs import checkpoint
 
 # Relative to the largest entry; sums of a few thousand terms.
@@ -96,6 +99,32 @@ def spoil(array, value):
     array = array.copy()
     array.flat[-1] = value
     return array
+
+
+def signature_of(name):
+    """Return the C signature of a function that okcore.cython_kernels exports: the name of its capsule."""
+    capsule_name = ctypes.pythonapi.PyCapsule_GetName
+    capsule_name.restype, capsule_name.argtypes = ctypes.c_char_p, [ctypes.py_object]
+    return capsule_name(cython_kernels.__pyx_capi__[name]).decode()
+
+
+@functools.cache
+def exported_kernel(name):
+    """Return a function that okcore.cython_kernels exports, through ctypes; arrays stand for their addresses."""
+    types = {"int": ctypes.c_int, "Py_ssize_t": ctypes.c_ssize_t, "float": ctypes.c_float, "double": ctypes.c_double}
+    types |= {"void": None}
+    signature = signature_of(name)
+    result, arguments = re.fullmatch(r"(\w+) \((.*)\)", signature).groups()
+    arguments = [] if arguments == "void" else arguments.split(", ")
+    kind = ctypes.CFUNCTYPE(types[result], *(types.get(argument, ctypes.c_void_p) for argument in arguments))
+    pointer = ctypes.pythonapi.PyCapsule_GetPointer
+    pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    function = kind(pointer(cython_kernels.__pyx_capi__[name], signature.encode()))
+
+    def call(*arguments):
+        return function(*(value.ctypes.data if isinstance(value, np.ndarray) else value for value in arguments))
+
+    return call
 
 
 def run_again_with(instructions, path):

@@ -83,6 +83,18 @@ def test_the_classes_of_extending_run():
     )
 
 
+def test_the_code_for_other_packages_is_that_of_the_consumers():
+    # which test_consumers.py builds and runs
+    kinds = (".py", ".pyx", ".c")
+    consumers = "".join(
+        path.read_text() for path in (ROOT / "tests" / "consumers").rglob("*") if path.suffix in kinds
+    )
+    blocks = re.findall(r"```\w+\n(.*?)```", (ROOT / "docs" / "c-api.md").read_text(), re.DOTALL)
+    assert len(blocks) == 7
+    for code in blocks:
+        assert code in consumers, code
+
+
 @pytest.mark.slow
 def test_the_tour_can_be_walked(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -29,6 +29,7 @@ import pytest
 
 from okcore import kron
 from tests.conftest import CELLS, EVERY_ESTIMATOR, maker
+from tests.helpers import exported_kernel
 
 HERE = Path(__file__).parent
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="counts calls of glibc")
@@ -147,6 +148,35 @@ def allocations(algorithm):
         idle = count(job.steps, 200, Nothing())
         job.steps(100)
         counts[" ".join(map(str, options))] = count(job.steps, 200, backtraces=1), idle
+    return counts
+
+
+def exported():
+    """Count what 100 calls of each exported kernel allocate, OpenBLAS apart."""
+    counts = {}
+    k, G, n, N, rank, m = 2, 3, 19, 23, 8, 40
+    S, P = k * n, G * n
+    for prefix, dtype in (("s", "float32"), ("d", "float64")):
+        rng = np.random.default_rng(0)
+        u, A, H, c = (rng.normal(size=shape).astype(dtype) for shape in ((N, m), (N, S, P), (S, S), (k, k, n)))
+        out, rows, gram = np.empty((N, S, P), dtype), np.empty((N, P), dtype), np.empty((N, N))
+        u_new, A_new, variance = np.empty((rank, m), dtype), np.empty((rank, S, P), dtype), np.empty(1)
+        workspace = np.empty(exported_kernel(prefix + "kron_reduce_workspace")(N, rank), np.uint8)
+        reduced = u_new, A_new, workspace, variance
+        for name, arguments in {
+            "kron_reduce": (N, rank, m, S * P, u, A, np.ones(N), 0.0, *reduced),
+            "kron_reduce by sampling": (N, rank, m, S * P, u, A, None, 0.5, *reduced),
+            "kron_left_multiply": (N, S, S, P, H, A, out),
+            "kron_contract": (N, S, P, m, H, u, A, rows, out),
+            "immediate_factor": (k, G, n, H, A, out),
+            "jacobian_dense_part": (k, G, n, A, A, out),
+            "transition_times_jacobian": (k, n, H, A, c, out),
+            "gemm": (S, P, S, 1.0, H, A, 0.0, out),
+            "gram": (N, S * P, A, workspace, gram),
+        }.items():
+            call = functools.partial(exported_kernel(prefix + name.split()[0]), *arguments)
+            call()
+            counts[prefix + name], _ = count(lambda call=call: [call() for _ in range(100)], backtraces=1)
     return counts
 
 
@@ -281,6 +311,13 @@ def test_steps_allocate_nothing_in_c(algorithm, kernels, shim):
         pytest.skip("has no AVX2")
     # Python itself may allocate once in a while, in the idle run as well: a real allocation would be there at each step
     assert {job: found for job, (found, idle) in counts.items() if found > idle} == {}
+
+
+@glibc
+def test_exported_kernels_allocate_nothing(shim):
+    counts = in_child("exported", preload=shim)
+    assert len(counts) == 18
+    assert {name: found for name, found in counts.items() if found >= 100} == {}  # ctypes may once in a while
 
 
 def test_steps_allocate_nothing_in_python():

@@ -50,9 +50,11 @@ def test_source_archive_holds_all_sources_and_needs_no_git(tmp_path):
     with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
         names = {re.sub(r"^[^/]+/", "", name) for name in archive.getnames()}
     package = ("okcore/**/*.py", "okcore/**/*.py[xdi]", "okcore/py.typed", "okcore/**/*.h", "okcore/_simd/simd.c")
-    patterns = (*package, "tests/*.py", "tests/*.c", "examples/*.py", "docs/**/*.*")
+    tests = (f"tests/**/*.{kind}" for kind in ("py", "c", "cpp", "pyx", "json", "toml"))
+    patterns = (*package, *tests, "examples/*.py", "docs/**/*.*")
     sources = {str(path.relative_to(ROOT)) for pattern in patterns for path in ROOT.glob(pattern)}
+    sources.remove("okcore/cython_kernels_api.h")  # Cython writes it
     assert sources <= names, sources - names
     assert {"setup.py", "pyproject.toml", "README.md", "LICENSE", "Makefile"} <= names
-    built = re.compile(r".*\.(so|pxi)|okcore/.*(?<!/simd)\.c")
+    built = re.compile(r".*\.(so|pxi)|okcore/.*(?<!/simd)\.c|.*_api\.h")
     assert not [name for name in names if built.fullmatch(name)]

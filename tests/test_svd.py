@@ -60,6 +60,12 @@ try:
     print(estimator.gradient(np.ones((2, 8))).round(9).tolist())
 except np.linalg.LinAlgError as error:
     print("LinAlgError:", error)
+    from tests.helpers import exported_kernel
+
+    workspace = np.empty(exported_kernel("dkron_reduce_workspace")(6, 2), np.uint8)
+    results = [np.ones((2, 5)), np.ones((2, 4, 3)), workspace, np.ones(1)]
+    print("dkron_reduce:", exported_kernel("dkron_reduce")(6, 2, 5, 12, u, A, None, 0.5, *results))
+    assert not any(results[i].any() for i in (0, 1, 3))
     try:
         for _ in range(4):
             estimator.step(np.ones((2, 3)))
@@ -86,8 +92,9 @@ def test_the_qr_iteration_takes_over():
 
 
 def test_if_both_fail_the_error_says_so():
-    first, second, called = outcome("dgesdd", "dgesvd")
+    first, exported, second, called = outcome("dgesdd", "dgesvd")
     assert called == "['dgesdd', 'dgesvd']"
     assert first == "LinAlgError: reduce: LAPACK's SVD did not converge, gesdd and gesvd both"
+    assert exported == "dkron_reduce: -2"
     assert "lanes 0, 1" in second or "lane 0" in second
     assert "step 3" in second and "was set to zero" in second and "did not converge" in second

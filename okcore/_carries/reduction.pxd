@@ -30,8 +30,8 @@ cdef int reduce_terms(
 ) noexcept nogil
 
 # u (N, m), A (N, size) -> at most rank terms u_new (rank, m), A_new (rank, size), unused rows zero; all of them if it
-# fails. Where all N terms come out, they are a copy. signs, start and tolerance are those of reduce_terms, and variance,
-# which may be NULL, that of the outcome. Returns the number of terms that came out, FAILED or NO_SVD.
+# fails. Where all N terms come out, they are a copy. signs, start and tolerance are those of reduce_terms; variance,
+# which may be NULL, is the outcome's. Returns the number of terms that came out, FAILED or NO_SVD.
 cdef int reduce_sum(
     int N, int rank, int m, Py_ssize_t size, double tolerance, const floating *u, const floating *A,
     const double *signs, double start, floating *u_new, floating *A_new, void *workspace, double *variance,
