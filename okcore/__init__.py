@@ -7,7 +7,7 @@ What you call
     cells.py            the built-in cells, and Cell for your own
     estimators.py       the algorithms, and Estimator for your own
     kron.py             sums of Kronecker products by themselves
-    cython_kernels.pyx  the kernels as C functions, for other packages
+    cython_kernels.pyx  the kernels as C functions, and __init__.pxd the base of carries, for other packages
     readouts.py, optimizers.py, trainer.py, tasks/      learning online
     torch.py            torch.nn.RNN, LSTM and GRU with these gradients; imported by name, needs PyTorch
     testing.py          check_cell, check_estimator: the contract of your own cells and algorithms

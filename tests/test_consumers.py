@@ -21,7 +21,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 CONSUMERS = Path(__file__).parent / "consumers"
 BUILT = ROOT / "build" / "consumers"
-PACKAGES = ("from_cython", "from_c")
+PACKAGES = ("from_cython", "from_c", "compiled_carry")
 NEEDED = ("numpy", "scipy", "joblib", "threadpoolctl", "tqdm", "setuptools", "Cython")
 OPTIONAL = ("numba", "cffi")
 EVERYTHING = "reduce contract left_multiply jacobian_times_factor gemm gram api_version".split()
@@ -134,6 +134,44 @@ def test_ctypes(python):
 def test_optional(python, module):
     pytest.importorskip(module)
     check(python, f"from_{module}", "contract")
+
+
+CARRY = """
+import sys
+import numpy as np
+import okcore
+from compiled_carry import DenseRTRL
+
+def gradients(make, dtype):
+    cell = okcore.LSTM(3, 6, dtype=dtype, rng=0)
+    estimator, rng, found = make(cell), np.random.default_rng(0), []
+    for t in range(20):
+        estimator.step(rng.normal(size=(3, 3)).astype(dtype), reset=np.array([t % 7 == 3, False, t % 5 == 4]))
+        found.append(estimator.gradient(rng.normal(size=(3, 6)).astype(dtype)))
+    return np.array(found)
+
+for block in (1, 4):
+    okcore.testing.check_estimator(lambda cell, batch_size, rng: DenseRTRL(cell, block, batch_size), expect="exact")
+    for dtype, tolerance in (("float32", 1e-5), ("float64", 1e-13)):
+        one, two = (gradients(lambda cell: DenseRTRL(cell, block, 3, threads), dtype) for threads in (1, 2))
+        assert one.tobytes() == two.tobytes()
+        exact = gradients(lambda cell: okcore.RTRL(cell, block, 3), dtype)
+        np.testing.assert_allclose(one, exact, rtol=0, atol=tolerance * np.abs(exact).max())
+cell = okcore.RNN(2, 3, dtype="float64", rng=0)
+cell.theta[:] = 0
+cell.theta[:, 2:5] = 1e200 * np.eye(3)
+try:
+    estimator = DenseRTRL(cell, batch_size=2)
+    for _ in range(5):
+        estimator.step(np.zeros((2, 2)))
+except FloatingPointError as error:
+    print(error)
+"""
+
+
+def test_a_compiled_carry(python):
+    (message,) = run(python, "-c", CARRY)
+    assert "influence of lanes 0, 1" in message
 
 
 def test_the_wheel_holds_declarations_and_the_header(python):
