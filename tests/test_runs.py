@@ -1,5 +1,6 @@
 """The command line: what a run writes, and that a run stopped, killed or damaged resumes bitwise."""
 
+import argparse
 import contextlib
 import io
 import itertools
@@ -321,7 +322,8 @@ def test_bad_commands_exit_2(arguments, capsys):
 
 
 @pytest.mark.parametrize("arguments", [
-    "", "train", "train copy", "train text", "resume", "plot", "compare", "compare copy", "generate", "sweep", "config"
+    "", "train", "train copy", "train delay", "train series", "train text", "resume", "plot", "compare", "compare copy",
+    "demo", "generate", "sweep", "config",
 ])  # fmt: skip
 def test_help_teaches(arguments, capsys):
     with pytest.raises(SystemExit) as exit:
@@ -332,6 +334,24 @@ def test_help_teaches(arguments, capsys):
     assert any(example.startswith(arguments) for example in examples)
     for example in examples:
         cli.make_parser().parse_args(shlex.split(example))
+
+
+def parsers(parser):
+    """Yield a parser and those of its subcommands."""
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for choice in action.choices.values():
+                yield from parsers(choice)
+
+
+@pytest.mark.parametrize("parser", [pytest.param(parser, id=parser.prog) for parser in parsers(cli.make_parser())])
+def test_every_argument_and_command_is_explained(parser):
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            assert all(choice.help for choice in action._choices_actions)
+        else:
+            assert re.sub(r"\(default.*\)", "", action.help or "").strip(), action
 
 
 def test_help_and_version_through_the_shell():

@@ -26,10 +26,31 @@ examples:
   okcore generate runs/text-001      text from a trained character model
   okcore plot runs/copy-001 runs/copy-002        draw learning curves
   okcore compare copy --with rtrl --with uoro    gradients of three estimators, and a figure
+
+"okcore COMMAND --help" explains a command, "okcore train copy --help" the options of a run.
+"""
+
+EPILOG = """\
+on several processes, with MPI:
+  mpiexec -n 4 python -m mpi4py -m okcore train copy
+
+environment:
+  OMP_NUM_THREADS        the most threads that are used where --threads is not given
+  OKCORE_INSTRUCTIONS    baseline, avx2 or avx512: no wider vectors than these
+
+exit status:
+  0    done; or stopped by a signal or a closed output, and saved
+  1    an error, or runs of a sweep that are not complete
+  2    wrong arguments
+  75   stopped by --time-limit, and saved
+  130  interrupted where there was nothing to save
 """
 
 TRAIN_EXAMPLES = """\
 Start a run on a task.
+
+A run is a folder: run.json holds its options, metrics.jsonl a line per so many steps, checkpoint.npz all that it takes
+to resume it. Ctrl-C saves and stops.
 
 examples:
   okcore train copy                  a minute or two; "okcore train copy --help" lists all options
@@ -56,7 +77,7 @@ def add_command(commands, name, main, help, description):
 def make_parser():
     """Return the parser of the whole command line."""
     parser = argparse.ArgumentParser(
-        prog="okcore", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="okcore", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--version", action="version", version=f"okcore {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -65,7 +86,7 @@ def make_parser():
 
     resuming = add_command(commands, "resume", resume, "resume a run", RESUME_EXAMPLES)
     resuming.add_argument("folder", metavar="DIR", type=Path, help="the run's folder")
-    resuming.add_argument("--steps", type=checked(int, 1), metavar="T", help="new last step")
+    resuming.add_argument("--steps", type=checked(int, 1), metavar="T", help="last step, if it is another than before")
     add_running(resuming)
 
     summaries = {

@@ -49,7 +49,8 @@ class Contestant:
 def add_arguments(parser):
     """Add the arguments of ``okcore demo``."""
     parser.add_argument(
-        "--seconds", type=checked(float, 0, True), default=60, metavar="S", help="for both together (default 60)"
+        "--seconds", type=checked(float, 0, True), default=60, metavar="S",
+        help="of training, for both together (default 60)",
     )
     parser.add_argument("--seed", type=checked(int, 0), default=0, help="of networks and tasks (default 0)")
     parser.add_argument(

@@ -28,7 +28,7 @@ examples:
 def add_arguments(parser):
     """Add the arguments of ``okcore generate``."""
     parser.add_argument("folder", metavar="DIR", type=Path, help="the folder of a run of okcore train text")
-    parser.add_argument("-n", type=checked(int, 1), default=500, metavar="N", help="characters (bytes) (default 500)")
+    parser.add_argument("-n", type=checked(int, 1), default=500, metavar="N", help="bytes to write (default 500)")
     parser.add_argument(
         "--temperature", type=checked(float, 0), default=1.0, metavar="T",
         help="below 1: more of what is probable; 0: always the most probable character (default 1)",

@@ -72,7 +72,7 @@ def add_options(parser, task):
     small, paper = TASKS[task].defaults, TASKS[task].paper
 
     def default(name):
-        return f"(default {small[name]:g}" + (f"; paper {paper[name]:g})" if paper else ")")
+        return f"(default {small[name]}" + (f"; paper {paper[name]})" if paper else ")")
 
     network = parser.add_argument_group("network")
     network.add_argument("--cell", choices=CELLS, default="rhn", help="recurrent cell (default rhn, the paper's)")
@@ -82,7 +82,9 @@ def add_options(parser, task):
         help="initial weights: normal is the paper's N(0, 0.01^2), uniform is torch's "
         f"(default {small.get('init', 'normal for rhn, else uniform')})",
     )
-    network.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="(default float32)")
+    network.add_argument(
+        "--dtype", choices=("float32", "float64"), default="float32", help="of all arrays (default float32)"
+    )
 
     gradient = parser.add_argument_group("gradient")
     gradient.add_argument("--estimator", choices=ESTIMATORS, default="ok", help="algorithm (default ok); see below")
@@ -99,11 +101,14 @@ def add_options(parser, task):
 
     learning = parser.add_argument_group("learning")
     learning.add_argument("--batch", type=checked(int, 1), metavar="B", help=f"number of lanes {default('batch')}")
-    learning.add_argument("--lr", type=checked(float, 0, True), help=f"learning rate {default('lr')}")
+    learning.add_argument("--lr", type=checked(float, 0, True), metavar="RATE", help=f"learning rate {default('lr')}")
     learning.add_argument(
-        "--clip", type=checked(float, 0), help=f"largest norm of the recurrent gradient; 0: no limit {default('clip')}"
+        "--clip", type=checked(float, 0), metavar="NORM",
+        help=f"largest norm of the recurrent gradient; 0: no limit {default('clip')}",
     )
-    learning.add_argument("--optimizer", choices=OPTIMIZERS, default="adam", help="(default adam)")
+    learning.add_argument(
+        "--optimizer", choices=OPTIMIZERS, default="adam", help="how gradients become updates (default adam)"
+    )
     learning.add_argument(
         "--update-every", type=checked(int, 1), default=1, metavar="U", help="steps between updates (default 1)"
     )
@@ -116,7 +121,7 @@ def add_options(parser, task):
         run.add_argument("--preset", choices=("paper",), help="the OK paper's sizes for all options not given")
     run.add_argument(
         "--log-every", type=checked(int, 0), default=0, metavar="T",
-        help=f"steps per metrics line (default: {LOG_LINES} lines)",
+        help=f"steps per line of metrics.jsonl (default: {LOG_LINES} lines per run)",
     )
     add_running(run)
     run.set_defaults(save_every=float(SAVE_SECONDS), tensorboard=False)

@@ -41,6 +41,8 @@ GRID.toml holds options of "okcore train":
   [[run]]                       # and single ones
   estimator = "rtrl"
 
+The exit status is 0 if all runs of this call are complete, 1 if some are not.
+
 examples:
   okcore sweep grid.toml --dry-run                          list the runs and how far they are
   okcore sweep grid.toml -j 4                               four at a time
@@ -57,8 +59,10 @@ ATTEMPTS = 3         # if a process dies, its run is resumed; this often without
 
 def add_arguments(parser):
     """Add the arguments of the command."""
-    parser.add_argument("grid", metavar="GRID.toml", type=Path, help="the runs")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the runs' folders (default runs/<GRID>)")
+    parser.add_argument("grid", metavar="GRID.toml", type=Path, help="a file that says which runs, as above")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="holds a folder per run, named by its options (default runs/<GRID>)"
+    )
     parser.add_argument(
         "-j", "--jobs", type=checked(int, 1), metavar="N", help="runs at a time (default: one per processor)"
     )
@@ -66,7 +70,7 @@ def add_arguments(parser):
         "--backend", choices=("loky", "dask"), default="loky",
         help="processes of this machine (default), or a dask cluster: one of N local workers without --scheduler-file",
     )
-    parser.add_argument("--scheduler-file", type=Path, metavar="F", help="of the dask scheduler")
+    parser.add_argument("--scheduler-file", type=Path, metavar="F", help="what the dask scheduler has written")
     parser.add_argument("--shard", type=shard, metavar="I/N", default=(1, 1), help="only the I-th of N parts, from 1")
     parser.add_argument(
         "--time-limit", type=checked(float, 0, True), metavar="SECONDS",

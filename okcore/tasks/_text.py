@@ -82,7 +82,7 @@ class Text(Task):
             "help": "a text file, the documentation inside CPython, or the Penn Treebank (downloaded once)",
         },
         "--valid": {"metavar": "FILE", "help": "validation text (default: the last 5 %% of FILE)"},
-        "--data-dir": {"metavar": "DIR", "help": "where ptb.train.txt and ptb.valid.txt are, to download nothing"},
+        "--data-dir": {"metavar": "DIR", "help": "of ptb.train.txt and ptb.valid.txt, for ptb without a download"},
     }  # fmt: skip
     examples = """
 The network predicts the next byte of a text. Its measure is bits per character on the validation text; lower is
