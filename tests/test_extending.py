@@ -78,6 +78,24 @@ def test_an_actor_critic_remembers():
     assert load("actor_critic").main(steps=1500) > 0.9
 
 
+def test_an_adapter_for_river_learns_what_needs_memory():
+    assert load("river_adapter").main(steps=800) < 0.1
+
+
+def test_river_takes_the_adapter(monkeypatch):
+    pytest.importorskip("river")
+    from river import checks, evaluate, metrics, preprocessing, stream
+
+    monkeypatch.syspath_prepend(EXAMPLES)  # it is pickled
+    model = importlib.import_module("river_adapter").RNNRegressor()
+    for check in checks.yield_checks(model):
+        check(model.clone())
+    x = np.random.default_rng(0).uniform(8, 12, 800)
+    examples = stream.iter_array(x[1:, None], x[:-1])
+    pipeline = preprocessing.StandardScaler() | preprocessing.TargetStandardScaler(regressor=model)
+    assert evaluate.progressive_val_score(examples, pipeline, metrics.MAE()).get() < 0.5  # without memory it is 1
+
+
 def test_errors_of_a_users_cell_name_what_is_wrong():
     def cell_that_returns(result):
         class Broken(okcore.Cell):
