@@ -1,0 +1,269 @@
+"""Make docs/results/ from the folders of runs.
+
+collect  docs/results/EXPERIMENT/RUN.json: options, versions and metrics of every run in the folders
+time     docs/results/step-times.json: milliseconds of a step of each configuration in the folders, on one thread and
+         in one sitting, so that seconds can be compared whatever ran beside the runs. Let nothing else run meanwhile.
+costs    docs/results/costs.json: milliseconds of a training step by algorithm, units and lanes, measured likewise
+draw     the figures beside these files, and the tables as Markdown on standard output
+
+As in: python experiments/results.py collect runs/delay runs/copy runs/ptb
+"""
+
+import argparse
+import datetime
+import itertools
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+import okcore
+from okcore import _config
+from okcore.runs import checkpoint, figure_style, plot
+from okcore.runs.load import LoadedRun
+from okcore.runs.options import from_mapping, make_trainer
+from okcore.tasks import TASKS
+
+RESULTS = Path(__file__).parent.parent / "docs" / "results"
+TIMES, COSTS = RESULTS / "step-times.json", RESULTS / "costs.json"
+LINES = 80                              # of a run's metrics that are kept
+PLACES = 1, 30, 100, 300, 1000, 3000    # lengths and delays at which a step is timed, as far as the run came
+CURRICULA = {"copy": "length", "delay": "longest"}  # tasks that grow, and the attribute that says how far
+BUDGET = {32: 75, 64: 150, 128: 300}    # seconds, by hidden units
+
+
+# ---- what a run is ---------------------------------------------------------------------------------------------------
+
+
+def name_of(options):
+    """Return the name of an algorithm with its sizes."""
+    estimator, rank, block = options["estimator"], options["rank"], options["block"]
+    name = {
+        "ok": f"OK({rank})", "tbptt": f"TBPTT({block})", "rtrl": "exact RTRL", "snap1": "SnAp-1", "uoro": "UORO",
+        "kf-rtrl": "KF-RTRL",
+    }[estimator]  # fmt: skip
+    if estimator == "ok" and options["tolerance"] is not None:
+        name = f"OK({rank}), tolerance {options['tolerance']:g}"
+    if estimator == "ok" and block == 1:
+        name += ", block 1"
+    if options["update_every"] > 1:
+        name += f", update every {options['update_every']}"
+    return name
+
+
+def configuration(options):
+    """Return what a step time is filed under: all that it depends on but the length or delay."""
+    return f"{options['task']} n={options['hidden']} {name_of(options)}"
+
+
+def measure_of(run):
+    """Return the name of what the task measures."""
+    return TASKS[run.options["task"]].measure
+
+
+# ---- collect ---------------------------------------------------------------------------------------------------------
+
+
+def collect(folders):
+    """Write a JSON per run, as far as it has come."""
+    for folder in folders:
+        for run in okcore.load_runs([path.parent for path in sorted(folder.glob("*/metrics.jsonl"))]):
+            measured = np.flatnonzero(~np.isnan(run.metrics[measure_of(run)]))
+            kept = measured[np.unique(np.linspace(0, len(measured) - 1, LINES).astype(int))]
+            metrics = {"step": run.metrics["step"][kept].tolist()}
+            for name in ("loss_bits", measure_of(run)):
+                metrics[name] = [float(f"{value:.5g}") for value in run.metrics[name][kept]]
+            options = {name: value for name, value in run.options.items() if name != "data_dir"}
+            path = RESULTS / folder.name / f"{run.folder.name}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            found = {"options": options, "parameters": run.parameters, "versions": run.versions, "metrics": metrics}
+            path.write_text(json.dumps(found) + "\n")
+
+
+def read(experiment):
+    """Return the runs of an experiment as `okcore.load_runs` does, with ``time_s`` computed from the step times."""
+    times = json.loads(TIMES.read_text())["milliseconds"] if TIMES.exists() else {}
+    runs = []
+    for path in sorted((RESULTS / experiment).glob("*.json")):
+        found = json.loads(path.read_text())
+        found["metrics"] = {name: np.array(values) for name, values in found["metrics"].items()}
+        run = LoadedRun(path, **found)
+        name = configuration(run.options)
+        if name in times:
+            run.metrics["time_s"] = seconds(run, times[name])
+        runs.append(run)
+    return runs
+
+
+def seconds(run, times):
+    """Return the seconds of training at each line: between two lines, the steps times the milliseconds of one there."""
+    reached = run.metrics[measure_of(run)]
+    before = np.concatenate([reached[:1], reached[:-1]])
+    if len(times) > 1:
+        ms = np.interp(np.log((before + reached) / 2), np.log([float(at) for at in times]), list(times.values()))
+    else:
+        ms = np.full(len(reached), *times.values())
+    return np.cumsum(np.diff(run.metrics["step"], prepend=0) * ms) / 1000
+
+
+# ---- time ------------------------------------------------------------------------------------------------------------
+
+
+def time_steps(folders):
+    """Write the milliseconds of a step of each configuration, by length or delay."""
+    runs = okcore.load_runs([path.parent for folder in folders for path in sorted(folder.glob("*/metrics.jsonl"))])
+    runs = {configuration(run.options): run for run in reversed(runs)}  # the first seed of each
+    with threadpool_limits(1):
+        keep(TIMES, {name: milliseconds(run) for name, run in tqdm(sorted(runs.items()), "step times")})
+
+
+def keep(path, milliseconds):
+    """Write what was measured, with date and machine."""
+    config = _config.config()
+    machine = {name: config[name] for name in ("okcore", "instructions", "thread_pools")}
+    found = {"date": datetime.date.today().isoformat(), "machine": machine, "milliseconds": milliseconds}
+    path.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def milliseconds(run):
+    """Return {length or delay: milliseconds of a step}, of the trained network."""
+    curriculum = CURRICULA.get(run.options["task"])
+    places = [1]
+    if curriculum:
+        last = int(run.metrics[measure_of(run)].max())
+        places = [place for place in PLACES if place < last] + [last]
+    found = {}
+    for place in places:
+        trainer, task = make_trainer(run.options | {"threads": 1})
+        trainer.load_state_dict(checkpoint.read(run.folder / "checkpoint.npz"))
+        if curriculum:
+            task.THRESHOLD = 0  # it grows no more
+            setattr(task, curriculum, place)
+        found[str(place)] = round(1000 * seconds_of_a_step(trainer, task, place), 4)
+    return found
+
+
+def seconds_of_a_step(trainer, task, place):
+    """Return the least mean over whole sequences of several."""
+    steps = max(100, 2 * place + 10)
+    trainer.fit(task, steps, progress=False)
+    best, start = np.inf, time.perf_counter()
+    while time.perf_counter() - start < 0.5:
+        before = time.perf_counter()
+        trainer.fit(task, steps, progress=False)
+        best = min(best, (time.perf_counter() - before) / steps)
+    return best
+
+
+HORIZONS = 6, 12, 25, 50, 100, 200, 400
+ALGORITHMS = {f"TBPTT({h})": {"estimator": "tbptt", "block": h} for h in HORIZONS}
+ALGORITHMS |= {f"OK({r})": {"estimator": "ok", "rank": r} for r in (2, 4, 16)}
+ALGORITHMS |= {
+    "exact RTRL": {"estimator": "rtrl", "block": "auto"}, "KF-RTRL": {"estimator": "kf-rtrl", "rank": 1, "block": 1},
+    "UORO": {"estimator": "uoro"}, "SnAp-1": {"estimator": "snap1"},
+}  # fmt: skip
+SIZES = [(n, lanes) for n in (32, 64, 128, 256) for lanes in (1, 16)]
+
+
+def time_costs(folders):
+    """Write the milliseconds of a training step, over delays of 500 steps."""
+    found = {}
+    with threadpool_limits(1):
+        for (n, lanes), (name, options) in tqdm(list(itertools.product(SIZES, ALGORITHMS.items())), "costs"):
+            if name == "exact RTRL" and n * n * n * lanes > 128**3 * 16:
+                continue  # more than a gigabyte of influence
+            mapping = {"task": "delay", "delay": 500, "hidden": n, "batch": lanes, "threads": 1} | options
+            trainer, task = make_trainer(from_mapping(mapping))
+            ms = 1000 * seconds_of_a_step(trainer, task, 245)
+            found.setdefault(f"n={n} lanes={lanes}", {})[name] = round(ms, 4)
+    keep(COSTS, found)
+
+
+def break_even(costs, name):
+    """Return the horizon at which truncation costs as much as an algorithm, or None if even the longest is cheaper."""
+    times = np.maximum.accumulate([costs[f"TBPTT({h})"] for h in HORIZONS])
+    if costs[name] > times[-1]:
+        return None
+    return float(np.exp(np.interp(np.log(costs[name]), np.log(times), np.log(HORIZONS))))
+
+
+# ---- draw ------------------------------------------------------------------------------------------------------------
+
+
+def lines(runs, panel, x):
+    """Return a line per algorithm for `okcore.runs.plot`: the mean over the seeds, at the best learning rate of several.
+
+    Parameters
+    ----------
+    runs : list of LoadedRun
+        Of one task and size.
+    panel : str
+        What stands above the lines.
+    x : "steps" or "seconds"
+    """
+    task = TASKS[runs[0].options["task"]]
+    groups = {}
+    for run in runs:
+        groups.setdefault(name_of(run.options), {}).setdefault(run.options["lr"], []).append(run)
+    found = []
+    for name, by_rate in groups.items():
+        candidates = [
+            plot.Line(panel, f"{task.words} ({task.unit})", name, len(runs), *plot.mean_and_deviation(curves))
+            for runs in by_rate.values()
+            if (curves := [curve(run, x) for run in runs])
+        ]
+        found.append(max(candidates, key=lambda line: line.mean[-1] * (1 if task.larger_is_better else -1)))
+    return found
+
+
+def curve(run, x):
+    """Return (x, y) of a run."""
+    return run.metrics[plot.X[x][0]].astype(float), run.metrics[measure_of(run)]
+
+
+def write(figure_lines, name, x, width=7.0):
+    """Write a figure as SVG and PNG."""
+    with figure_style.styled():
+        figure = plot.figure_of(figure_lines, x, width)
+        for kind in "svg", "png":
+            figure_style.save(figure, RESULTS / f"{name}.{kind}", dpi=160)
+
+
+def draw(folders):
+    """Draw all figures and print the tables."""
+    delay = read("delay")
+    by_size = {n: [run for run in delay if run.options["hidden"] == n] for n in BUDGET}
+    for n, runs in by_size.items():
+        if runs:
+            write(lines(runs, f"n = {n}", "seconds"), f"delay-{n}", "seconds")
+            table(lines(runs, f"n = {n}", "seconds"), BUDGET[n])
+    for sizes, costs in json.loads(COSTS.read_text())["milliseconds"].items() if COSTS.exists() else ():
+        print(sizes, {name: break_even(costs, name) for name in costs if not name.startswith("TBPTT")})
+    for experiment in "copy", "ptb":
+        if runs := read(experiment):
+            for x in "steps", "seconds":
+                write(lines(runs, experiment, x), f"{experiment}-{x}", x)
+
+
+def table(found, budget):
+    """Print, for each line, what was reached after a quarter of the budget and after all of it."""
+    print(f"| {found[0].task} | runs | {budget // 4} s | {budget} s |\n|---|---|---|---|")
+    for line in sorted(found, key=lambda line: -line.mean[-1]):
+        after = [f"{np.interp(at, line.x, line.mean):,.0f}" for at in (budget / 4, budget) if line.x[-1] > 0.9 * at]
+        print(f"| {line.label} | {line.count} | {' | '.join(after)} |")
+
+
+def main():
+    """Do what the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("collect", "time", "costs", "draw"))
+    parser.add_argument("folders", nargs="*", type=Path, metavar="DIR", help="folders of sweeps")
+    arguments = parser.parse_args()
+    {"collect": collect, "time": time_steps, "costs": time_costs, "draw": draw}[arguments.what](arguments.folders)
+
+
+if __name__ == "__main__":
+    main()
