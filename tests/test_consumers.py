@@ -31,7 +31,7 @@ pytestmark = pytest.mark.skipif(not (ROOT / "setup.py").exists(), reason="needs 
 
 def sources():
     """Return what the wheel is made of."""
-    kinds = (".py", ".pyx", ".pxd", ".h")
+    kinds = (".py", ".pyx", ".pxd", ".pyi", ".h", ".typed")
     files = [path for path in (ROOT / "okcore").rglob("*") if path.suffix in kinds]
     files += [ROOT / "okcore/_simd/simd.c"]
     return files + [ROOT / name for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE")]
