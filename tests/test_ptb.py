@@ -78,10 +78,10 @@ def edited(folder, name, text):
     (folder / name).write_bytes(text)
 
 
-def test_download_once_and_resume_offline(served, tmp_path, monkeypatch):
+def test_download_once_and_resume_offline(served, tmp_path, monkeypatch, caplog):
     errors = okcore(*TRAIN, "--out", "run")[1]
-    terms, *downloads = errors.splitlines()
-    assert "research" in terms and all("Downloading" in line for line in downloads)
+    assert [record.name for record in caplog.records if "research" in record.message] == ["okcore.tasks._ptb"]
+    assert errors and all("Downloading" in line for line in errors.splitlines())
     assert served.asked == list(TEXTS)
     assert {path.name: path.read_bytes() for path in (tmp_path / "cache" / "okcore").iterdir()} == TEXTS
     monkeypatch.setattr(_ptb, "URL", "http://127.0.0.1:9/")
@@ -92,10 +92,10 @@ def test_download_once_and_resume_offline(served, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_a_download_that_is_another_text_is_refused_and_not_kept(name, served, tmp_path):
+def test_a_download_that_is_another_text_is_refused_and_not_kept(name, served, tmp_path, caplog):
     served.texts[name] = TEXTS[name].swapcase()
     _, errors = okcore(*TRAIN, "--out", "run", status=1)
-    assert "research" in errors and name in errors and _ptb.MD5[name] in errors
+    assert "research" in caplog.text and name in errors and _ptb.MD5[name] in errors
     cached = {path.name: path.read_bytes() for path in (tmp_path / "cache" / "okcore").iterdir()}
     assert name not in cached and cached.items() <= TEXTS.items()
     assert not (tmp_path / "run").exists()

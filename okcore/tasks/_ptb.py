@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
-import sys
 from pathlib import Path
 
 from okcore._progress import is_watched
@@ -16,6 +16,8 @@ MD5 = {
     "ptb.test.txt": "8b80168b89c18661a38ef683c0dc3721",
 }
 VARIANT = "raw bytes of ptb.*.txt, 50 symbols; not comparable with ptb.char.*"
+
+logger = logging.getLogger(__name__)
 
 
 def ptb(folder: str | os.PathLike[str] | None = None) -> tuple[bytes, bytes]:
@@ -62,7 +64,7 @@ def download() -> Path:
         ) from None
     folder = pooch.os_cache("okcore")
     if not all((folder / name).is_file() for name in MD5):
-        print("The terms of the Penn Treebank allow its use in research only.", file=sys.stderr)
+        logger.warning("The terms of the Penn Treebank allow its use in research only.")
     files = pooch.create(folder, URL, registry={name: f"md5:{md5}" for name, md5 in MD5.items()})
     for name in MD5:
         try:
