@@ -8,10 +8,6 @@ import numpy as np
 
 from okcore._blas cimport gemm as blas_gemm
 
-_asked = os.environ.get("OKCORE_INSTRUCTIONS", "")
-if _asked not in ("", "baseline", "avx2", "avx512"):
-    raise ImportError(f"OKCORE_INSTRUCTIONS must be baseline, avx2 or avx512, got {_asked!r}")
-
 cdef enum:
     LINE = 16   # floats of a cache line
 
@@ -76,6 +72,25 @@ cdef extern from "simd.h" nogil:
     pointwise_function okcore_cell(const char *name, int is_double, int *sizes)
     int okcore_vectorised()
     const char *okcore_instructions()
+    const char *okcore_instruction_set(int position)
+
+
+def instructions():
+    """Return the name of the instruction set that the hand-written kernels use here."""
+    return okcore_instructions().decode()
+
+
+def instruction_sets():
+    """Return the names of the instruction sets that are compiled, from the narrowest to the widest."""
+    names = []
+    while okcore_instruction_set(len(names)) != NULL:
+        names.append(okcore_instruction_set(len(names)).decode())
+    return tuple(names)
+
+
+_asked = os.environ.get("OKCORE_INSTRUCTIONS", "")
+if _asked and _asked not in instruction_sets():
+    raise ImportError(f"OKCORE_INSTRUCTIONS must be one of {', '.join(instruction_sets())}, got {_asked!r}")
 
 
 cdef void gemm(
@@ -322,11 +337,6 @@ cdef void gram_matrix(
     for a in range(N):
         for b in range(a):
             gram[a * N + b] = gram[b * N + a]
-
-
-def instructions():
-    """Return the instruction set that the hand-written kernels use here: avx512, avx2 or baseline."""
-    return okcore_instructions().decode()
 
 
 cdef double dot_in_double(Py_ssize_t size, const floating *x, const floating *y) noexcept nogil:

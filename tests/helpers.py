@@ -5,18 +5,25 @@ import functools
 import inspect
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
+import sysconfig
 
 import numpy as np
 import pytest
 
 import okcore
-from okcore import cython_kernels, reference
+from okcore import _kernels, cython_kernels, reference
 from okcore.runs import checkpoint
 
 # Relative to the largest entry; sums of a few thousand terms.
 TOLERANCE = {"float32": 2e-5, "float64": 1e-11}
+
+# Of the hand-written kernels: those that this processor has, the narrowest first and the one in use last
+INSTRUCTION_SETS = _kernels.instruction_sets()
+INSTRUCTION_SETS = INSTRUCTION_SETS[: INSTRUCTION_SETS.index(_kernels.instructions()) + 1]
 
 
 def make_cell(name, n_in=3, n_hidden=5, dtype="float64", seed=1, gain=1.0):
@@ -125,6 +132,16 @@ def exported_kernel(name):
         return function(*(value.ctypes.data if isinstance(value, np.ndarray) else value for value in arguments))
 
     return call
+
+
+def compile_library(source, folder, *options):
+    """Compile a C file with the interpreter's compiler, or cc; return the shared library."""
+    compiler = shlex.split(sysconfig.get_config_var("CC") or "cc")
+    if not shutil.which(compiler[0]):
+        compiler = ["cc"]
+    library = folder / source.with_suffix(".so").name
+    subprocess.run([*compiler, "-shared", "-fPIC", "-o", library, source, *options], check=True)
+    return library
 
 
 def run_again_with(instructions, path):

@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 
 from okcore import _kernels
-from tests.helpers import assert_close
-
-SETS = ("baseline", "avx2", "avx512")
+from tests.helpers import INSTRUCTION_SETS, assert_close
 
 PROGRAM = """
 import sys
@@ -41,7 +39,7 @@ def results_with(instructions, folder):
         return dict(file)
 
 
-@pytest.mark.parametrize("instructions", SETS[: SETS.index(_kernels.instructions())])
+@pytest.mark.parametrize("instructions", INSTRUCTION_SETS[:-1])
 def test_every_instruction_set_gives_the_same_numbers(instructions, tmp_path):
     here, other = results_with("", tmp_path), results_with(instructions, tmp_path)
     assert str(other.pop("instructions")) == instructions and str(here.pop("instructions")) == _kernels.instructions()
@@ -52,4 +50,5 @@ def test_every_instruction_set_gives_the_same_numbers(instructions, tmp_path):
 def test_an_unknown_instruction_set_is_refused():
     environment = os.environ | {"OKCORE_INSTRUCTIONS": "sse"}
     done = subprocess.run([sys.executable, "-c", "import okcore"], env=environment, capture_output=True, text=True)
-    assert done.returncode == 1 and "OKCORE_INSTRUCTIONS must be baseline, avx2 or avx512, got 'sse'" in done.stderr
+    assert done.returncode == 1 and "OKCORE_INSTRUCTIONS must be one of baseline, " in done.stderr
+    assert "got 'sse'" in done.stderr

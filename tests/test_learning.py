@@ -4,11 +4,9 @@ import numpy as np
 import pytest
 
 import okcore
-from okcore import _kernels, _learning
+from okcore import _learning
 from tests.conftest import DTYPES
-from tests.helpers import run_again_with
-
-SETS = ("baseline", "avx2", "avx512")
+from tests.helpers import INSTRUCTION_SETS, run_again_with
 
 
 def eps(dtype, factor=8):
@@ -190,7 +188,7 @@ def test_all_updates_or_none(kind):
     assert all(np.array_equal(value, state[key]) for key, value in optimizer.state_dict().items())
 
 
-@pytest.mark.parametrize("instructions", SETS[: SETS.index(_kernels.instructions())])
+@pytest.mark.parametrize("instructions", INSTRUCTION_SETS[:-1])
 def test_on_narrower_instructions(instructions):
     run_again_with(instructions, __file__)
 

@@ -15,11 +15,8 @@ import itertools
 import json
 import os
 import platform
-import shlex
-import shutil
 import subprocess
 import sys
-import sysconfig
 import threading
 import tracemalloc
 from pathlib import Path
@@ -29,7 +26,7 @@ import pytest
 
 from okcore import kron
 from tests.conftest import CELLS, EVERY_ESTIMATOR, maker
-from tests.helpers import exported_kernel
+from tests.helpers import compile_library, exported_kernel
 
 HERE = Path(__file__).parent
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="counts calls of glibc")
@@ -279,13 +276,7 @@ def in_child(function, *arguments, preload=None, **variables):
 
 @pytest.fixture(scope="module")
 def shim(tmp_path_factory):
-    compiler = shlex.split(sysconfig.get_config_var("CC") or "cc")
-    if not shutil.which(compiler[0]):
-        compiler = ["cc"]
-    library = tmp_path_factory.mktemp("shim") / "count_allocations.so"
-    source = HERE / "count_allocations.c"
-    subprocess.run([*compiler, "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], check=True)
-    return library
+    return compile_library(HERE / "count_allocations.c", tmp_path_factory.mktemp("shim"), "-O1", "-ldl")
 
 
 @glibc

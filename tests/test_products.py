@@ -4,11 +4,9 @@ import numpy as np
 import pytest
 
 import okcore
-from okcore import _kernels, kron
+from okcore import kron
 from tests.conftest import DTYPES
-from tests.helpers import run_again_with
-
-SETS = ("baseline", "avx2", "avx512")
+from tests.helpers import INSTRUCTION_SETS, run_again_with
 
 
 def close(found, expected, terms):
@@ -53,6 +51,6 @@ def test_preactivations_by_step_and_by_run(n_in, lanes, dtype):
             close(hs[t], h, 3 * (n_in + n))
 
 
-@pytest.mark.parametrize("instructions", SETS[: SETS.index(_kernels.instructions())])
+@pytest.mark.parametrize("instructions", INSTRUCTION_SETS[:-1])
 def test_on_narrower_instructions(instructions):
     run_again_with(instructions, __file__)

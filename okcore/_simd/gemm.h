@@ -28,6 +28,7 @@
       +---+---+------------- gemm_by_blocks
 
      baseline (VL = 4): MR = 4, NR = 8     AVX2 (VL = 8): MR = 6, NR = 16     AVX-512 (VL = 16): MR = 8, NR = 32
+     NEON (VL = 4): MR = 8, NR = 8, 16 of 32 registers
      KC = 128, MC = 24, NC = 128; a vector of doubles has half the entries, and NC is half, so that only the bytes of A
      double
 
@@ -49,8 +50,9 @@
        whichever micro-kernel it is in, so its bits do not depend on the split.
 
    gemm_nt has vectors along the inner dimension of both operands, hence a sum of VL entries for each entry of C.
-   A dot_micro_kernel makes VL entries of C at once and adds up their VL vectors in log2 VL rounds of shuffles, each of
-   which halves the number of vectors.  With VL = 4, vectors a, b, c, d and indices for their entries:
+   A dot_micro_kernel makes DOT_SUMS entries of C at once, VL or a multiple, and adds up each VL of these vectors in
+   log2 VL rounds of shuffles, each of which halves their number.  With VL = 4, vectors a, b, c, d and indices for their
+   entries:
 
                    own entry           +    entry l ^ h                      what is now in the vector
      MERGE(2)  a = [a0  a1  c2  c3]    +   [a2  a3  c0  c1]              =  [a02  a13  c02  c13]
@@ -71,8 +73,8 @@
 /* The first rows of mc, a multiple of MR_TAIL, that micro-kernels of MR rows take; they leave a multiple of MR_TAIL. */
 #define WHOLE(mc) ((mc) / MR * MR - ((mc) % MR % MR_TAIL ? MR : 0))
 #define AXPY_ROWS 8 /* rows of B that gemv adds in one pass */
-#define DOT_MR (VL > 8 ? 4 : 2)
-#define DOT_NR (VL / DOT_MR)
+#define DOT_MR (DOT_SUMS > 8 ? 4 : 2)
+#define DOT_NR (DOT_SUMS / DOT_MR)
 
 #define AT(x) (*(NAME(vector) *) (x))
 #define CONST_AT(x) (*(const NAME(vector) *) (x))
@@ -297,7 +299,7 @@ INLINE NAME(vector) NAME(shuffle)(NAME(vector) a, NAME(vector) b, NAME(bits) fro
 #endif
 
 /* One round of adding up the entries of VL vectors (the example at the top): entry l of sum[i] becomes its own value
-   plus that of entry l ^ h, both taken from sum[i + h] where l & h, else from sum[i]. */
+   plus that of entry l ^ h, both taken from vector i + h where l & h, else from vector i. */
 #define MERGE_OWN(l, h) ((l) & (h) ? (l) + VL : (l))
 #define MERGE_OTHER(l, h) (((l) ^ (h)) + ((l) & (h) ? VL : 0))
 #define EACH(f, h)                                                                                                     \
@@ -307,19 +309,21 @@ INLINE NAME(vector) NAME(shuffle)(NAME(vector) a, NAME(vector) b, NAME(bits) fro
     if (VL > h) {                                                                                                      \
         static const INTEGER own[16] = EACH(MERGE_OWN, h), other[16] = EACH(MERGE_OTHER, h);                           \
         for (int i = 0; i < h; i++)                                                                                    \
-            sum[i] = SHUFFLE(sum[i], sum[i + h], *(const NAME(bits) *) own)                                            \
-                     + SHUFFLE(sum[i], sum[i + h], *(const NAME(bits) *) other);                                       \
+            merged[i] = SHUFFLE(merged[i], merged[i + h], *(const NAME(bits) *) own)                                   \
+                        + SHUFFLE(merged[i], merged[i + h], *(const NAME(bits) *) other);                              \
     }
 
 INLINE void NAME(dot_micro_kernel)(const int mr, const int nr, ptrdiff_t k, REAL alpha, const REAL *A, ptrdiff_t lda,
                                    const REAL *B, ptrdiff_t ldb, REAL beta, REAL *C, ptrdiff_t ldc)
 {
-    /* C (mr, nr) <- alpha A B^T + beta C, with mr nr = VL, both constants where this is inlined */
+    /* C (mr, nr) <- alpha A B^T + beta C, with mr nr a multiple of VL, at most 16; both constants where this is
+       inlined */
     static const INTEGER from_16_on[32] = {0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,
                                            -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
     NAME(vector) sum[16], a[16];
     ptrdiff_t p = 0, rest = k % VL;
-    for (int i = 0; i < VL; i++)
+    REAL out[16];
+    for (int i = 0; i < mr * nr; i++)
         sum[i] = (NAME(vector)){0};
     for (; p + VL <= k; p += VL) {
         for (int i = 0; i < mr; i++)
@@ -337,19 +341,21 @@ INLINE void NAME(dot_micro_kernel)(const int mr, const int nr, ptrdiff_t k, REAL
             for (int i = 0; i < mr; i++)
                 sum[i * nr + j] += a[i] * CONST_AT(B + j * ldb + k - VL);
     }
-    MERGE(8) MERGE(4) MERGE(2) MERGE(1)
+#pragma GCC unroll 8
+    for (int first = 0; first < mr * nr; first += VL) {
+        NAME(vector) *merged = sum + first;
+        MERGE(8) MERGE(4) MERGE(2) MERGE(1)
+        AT(out + first) = alpha * *merged;
+    }
     if (p == 0) /* rows shorter than a vector */
         for (int i = 0; i < mr; i++)
             for (int j = 0; j < nr; j++) {
                 REAL few = 0;
                 for (ptrdiff_t t = 0; t < k; t++)
                     few += A[i * lda + t] * B[j * ldb + t];
-                sum[0][i * nr + j] = few;
+                out[i * nr + j] = alpha * few;
             }
-    sum[0] *= alpha;
     for (int i = 0; i < mr; i++) {
-        REAL out[16];
-        AT(out) = sum[0];
         if (beta != 0)
             for (int j = 0; j < nr; j++)
                 out[i * nr + j] += beta * C[i * ldc + j];
@@ -378,7 +384,10 @@ TARGET static void NAME(gemm_nt)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, REAL alp
                 NAME(dot)(k, alpha, A + r * lda, B + j * ldb, beta, C + r * ldc + j);
     }
     for (; i < m; i++) {
-        for (j = 0; j + VL <= n; j += VL)
+        for (j = 0; j + DOT_SUMS <= n; j += DOT_SUMS)
+            NAME(dot_micro_kernel)(1, DOT_SUMS, k, alpha, A + i * lda, lda, B + j * ldb, ldb, beta, C + i * ldc + j,
+                                   ldc);
+        for (; DOT_SUMS > VL && j + VL <= n; j += VL)
             NAME(dot_micro_kernel)(1, VL, k, alpha, A + i * lda, lda, B + j * ldb, ldb, beta, C + i * ldc + j, ldc);
         for (; j < n; j++)
             NAME(dot)(k, alpha, A + i * lda, B + j * ldb, beta, C + i * ldc + j);

@@ -8,12 +8,6 @@
 
 #include "simd.h"
 
-#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
-#define OKCORE_X86 1
-#else
-#define OKCORE_X86 0
-#endif
-
 /* The name of a kernel or a vector type for one type and instruction set: NAME(gram) is sgram_avx2, say.
    VL, the vector length, is the number of entries of a vector. */
 #define NAME(base) NAME_FOR(base, ISA)
@@ -23,19 +17,26 @@
 #define INLINE TARGET static inline __attribute__((always_inline))
 #define VL (VECTOR_BYTES / (ptrdiff_t) sizeof(REAL))
 
+/* The instruction sets of each family of processors, with what each keeps in registers: EACH_SET names them, from the
+   narrowest to the widest, and widest() is what this processor has.  Every processor has the baseline, in which BLAS
+   multiplies matrices; in the others, gemm.h does. */
+
 #define VECTOR_BYTES 16
 #define TARGET
 #define ISA baseline
 #define GRAM_NR 2
 #define MR 4
+#define DOT_SUMS VL
 #include "body.h"
 
-#if OKCORE_X86
+#if defined(__x86_64__)
+
 #define VECTOR_BYTES 32
 #define TARGET __attribute__((target("avx2,fma")))
 #define ISA avx2
 #define GRAM_NR 3
 #define MR 6
+#define DOT_SUMS 8
 #include "body.h"
 
 #define VECTOR_BYTES 64
@@ -43,37 +44,78 @@
 #define ISA avx512
 #define GRAM_NR 4
 #define MR 8
+#define DOT_SUMS VL
 #include "body.h"
+
+#define EACH_SET(X, ...) X(baseline, __VA_ARGS__) X(avx2, __VA_ARGS__) X(avx512, __VA_ARGS__)
+
+static int widest(void)
+{
+    __builtin_cpu_init();
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma"))
+        return 0;
+    if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl")
+        || !__builtin_cpu_supports("avx512bw"))
+        return 1;
+    return 2;
+}
+
+#elif defined(__aarch64__)
+
+/* Every processor of this family has it.  Short vectors, but 32 of them, and fused multiply-adds: 16 sums are as many as
+   four pipelines of latency 4 can work on (Neoverse V1, Apple M1), and leave registers for A and B.  12 rows would load
+   0.58 operands per multiply-add, 8 load 0.63, and sizes are more often multiples of 8. */
+#define VECTOR_BYTES 16
+#define TARGET
+#define ISA neon
+#define GRAM_NR 4
+#define MR 8
+#define DOT_SUMS 16
+#include "body.h"
+
+#define EACH_SET(X, ...) X(baseline, __VA_ARGS__) X(neon, __VA_ARGS__)
+
+static int widest(void)
+{
+    return 1;
+}
+
+#else
+
+#define EACH_SET(X, ...) X(baseline, __VA_ARGS__)
+
+static int widest(void)
+{
+    return 0;
+}
+
+#endif
+
+#define NAME_OF(set, ...) #set,
+static const char *const names[] = {EACH_SET(NAME_OF, )};
 
 static int level(void)
 {
     static int found = -1; /* threads that find it unset all write the same value */
     if (found < 0) {
         const char *asked = getenv("OKCORE_INSTRUCTIONS"); /* for tests: at most this one */
-        int most = asked == NULL ? 2 : strcmp(asked, "baseline") == 0 ? 0 : strcmp(asked, "avx2") == 0 ? 1 : 2;
-        int has = 0;
-        __builtin_cpu_init();
-        if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-            has = 1;
-            if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq")
-                && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw"))
-                has = 2;
-        }
-        found = has < most ? has : most;
+        int most = widest();
+        for (int set = 0; asked != NULL && set < most; set++)
+            if (strcmp(asked, names[set]) == 0)
+                most = set;
+        found = most;
     }
     return found;
 }
 
+#define POSITION(set, ...) AT_##set,
+enum { EACH_SET(POSITION, ) };
+#define CALL(set, kernel, ...) case AT_##set: return NAME_FOR(kernel, set)(__VA_ARGS__);
 #define DISPATCH(kernel, ...)                                                                                          \
     switch (level()) {                                                                                                 \
-    case 2: return NAME_FOR(kernel, avx512)(__VA_ARGS__);                                                              \
-    case 1: return NAME_FOR(kernel, avx2)(__VA_ARGS__);                                                                \
-    default: return NAME_FOR(kernel, baseline)(__VA_ARGS__);                                                           \
+        EACH_SET(CALL, kernel, __VA_ARGS__)                                                                            \
+    default: __builtin_unreachable();                                                                                  \
     }
-#else
-static int level(void) { return 0; }
-#define DISPATCH(kernel, ...) return NAME_FOR(kernel, baseline)(__VA_ARGS__);
-#endif
 
 #define PUBLIC(kernel) JOIN(okcore_, TYPE_PREFIX, kernel, )
 
@@ -106,6 +148,10 @@ int okcore_vectorised(void)
 
 const char *okcore_instructions(void)
 {
-    static const char *const names[] = {"baseline", "avx2", "avx512"};
     return names[level()];
+}
+
+const char *okcore_instruction_set(int position)
+{
+    return position < (int) (sizeof names / sizeof *names) ? names[position] : NULL;
 }

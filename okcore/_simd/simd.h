@@ -99,10 +99,13 @@ int okcore_dfinite(ptrdiff_t size, const double *x);
 float okcore_slargest_magnitude(ptrdiff_t size, const float *x);
 double okcore_dlargest_magnitude(ptrdiff_t size, const double *x);
 
-/* Are the vectors wider than the baseline's?  If not, BLAS is faster at products of many rows. */
+/* Is it worth multiplying by hand?  In the baseline, BLAS is faster at products of many rows. */
 int okcore_vectorised(void);
 
-/* "avx512", "avx2" or "baseline" */
+/* The instruction set in use */
 const char *okcore_instructions(void);
+
+/* The name of the set at a position, counted from the baseline, 0, to the widest that is compiled; NULL behind it */
+const char *okcore_instruction_set(int position);
 
 #endif
