@@ -194,7 +194,7 @@ def break_even(costs, name):
 
 
 def lines(runs, panel, x):
-    """Return a line per algorithm for `okcore.runs.plot`: the mean over the seeds, at the best learning rate of several.
+    """Return a line per algorithm for `okcore.runs.plot`: the mean over its seeds, at the best of its learning rates.
 
     Parameters
     ----------

@@ -156,16 +156,18 @@ static void LOCAL(grams)(void)
     const double bound = 8 * DBL_EPSILON * (double) (columns + 8);
     double *widened = room(n * OKCORE_GRAM_LD, sizeof *widened), *gram = room(n * n, sizeof *gram);
     const REAL **rows = room(n, sizeof *rows);
-    LOCAL(array) X = RANDOM(n * columns);
+    LOCAL(array) X = RANDOM(n * columns), factors = RANDOM(n);
+    const double *scales = below(2) ? factors.plain : NULL;
     for (ptrdiff_t i = 0; i < n; i++)
         rows[i] = X.x + i * columns;
-    OKCORE(gram)((int) n, columns, rows, widened, gram);
+    OKCORE(gram)((int) n, columns, rows, scales, widened, gram);
     for (ptrdiff_t i = 0; i < n; i++)
         for (ptrdiff_t j = i; j < n; j++) {
             double expected = dot(columns, X.plain + i * columns, 1, X.plain + j * columns, 1);
             double found = OKCORE(dot_in_double)(columns, rows[i], rows[j]);
-            check(fabs(gram[i * n + j] - expected) <= bound, "gram", gram[i * n + j], expected);
             check(fabs(found - expected) <= bound, "dot_in_double", found, expected);
+            expected *= scales == NULL ? 1 : scales[i] * scales[j];
+            check(fabs(gram[i * n + j] - expected) <= bound, "gram", gram[i * n + j], expected);
         }
 }
 
@@ -173,11 +175,12 @@ static void LOCAL(diagonals)(void)
 {
     const ptrdiff_t k = 1 + below(3), G = 1 + below(4), n = any_size(), rows = any_size(), P = G * n, S = k * n;
     const ptrdiff_t next_grid = below(2) * k * P;
-    LOCAL(array) X = RANDOM(rows * S), Y = RANDOM(rows * P), X_T = RANDOM(S * rows);
+    const ptrdiff_t ldx_t = rows + below(3);
+    LOCAL(array) X = RANDOM(rows * S), Y = RANDOM(rows * P), X_T = RANDOM(S * ldx_t);
     LOCAL(array) grid = RANDOM(rows * k * P), W = RANDOM(P * n), M = RANDOM(S * n);
     OKCORE(times_grid)(rows, k, G, n, X.x, grid.x, next_grid, Y.x);
     OKCORE(grid_times)(k, G, n, grid.x, W.x, M.x);
-    OKCORE(transpose)(rows, S, X.x, X_T.x);
+    OKCORE(transpose)(rows, S, X.x, X_T.x, ldx_t);
     for (ptrdiff_t s = 0; s < rows; s++)
         for (ptrdiff_t p = 0; p < P; p++)
             Y.plain[s * P + p] = dot(k, X.plain + s * S + p % n, n, grid.plain + s * next_grid + p, P);
@@ -185,7 +188,7 @@ static void LOCAL(diagonals)(void)
         for (ptrdiff_t j = 0; j < n; j++)
             M.plain[s * n + j] = dot(G, grid.plain + s / n * P + s % n, n, W.plain + s % n * n + j, n * n);
     for (ptrdiff_t i = 0; i < S * rows; i++)
-        X_T.plain[i] = X.plain[i % rows * S + i / rows];
+        X_T.plain[i / rows * ldx_t + i % rows] = X.plain[i % rows * S + i / rows];
     LOCAL(close)("times_grid", Y, k);
     LOCAL(close)("grid_times", M, G);
     LOCAL(close)("transpose", X_T, 0);
@@ -219,12 +222,13 @@ static void LOCAL(cell)(const char *name, ptrdiff_t G, ptrdiff_t k, ptrdiff_t q,
 {
     const ptrdiff_t lanes = 1 + below(3), n = any_size(), units = lanes * n;
     const okcore_pointwise compiled = okcore_cell(name, sizeof(REAL) == sizeof(double), (int[3]){0});
-    LOCAL(array) pre = LOCAL(array_of)(units * q * G, below(4) ? 4 : 300), state = RANDOM(units * k);
+    const ptrdiff_t most = below(4) ? 4 : 300, terms = 4 * most; /* a GRU's d holds pre-activations */
+    LOCAL(array) pre = LOCAL(array_of)(units * q * G, (double) most), state = RANDOM(units * k);
     LOCAL(array) state_next = RANDOM(units * k), d = RANDOM(units * q * k * G), c = RANDOM(units * k * k);
     compiled(lanes, n, pre.x, state.x, state_next.x, d.x, c.x);
     plain(lanes, n, pre.plain, state.plain, state_next.plain, d.plain, c.plain);
     LOCAL(close)(name, state_next, 16);
-    LOCAL(close)(name, d, 16);
+    LOCAL(close)(name, d, terms);
     LOCAL(close)(name, c, 16);
 }
 
@@ -267,6 +271,8 @@ static void LOCAL(adam_and_finite)(void)
     g.x[below(size)] = (REAL) (below(2) ? NAN : -INFINITY);
     check(!OKCORE(adam)(0, size, 0.9, 0.99, 0.01, 0.1, 1.5, g.x, parameter.x, mean.x, square.x), "adam, finite", 1, 0);
     check(OKCORE(finite)(size, mean.x) && !OKCORE(finite)(size, g.x), "finite", 1, 0);
+    mean.x[below(size)] = -2;
+    check(OKCORE(largest_magnitude)(size, mean.x) == 2, "largest_magnitude", OKCORE(largest_magnitude)(size, mean.x), 2);
 }
 
 static void LOCAL(_round)(void)
