@@ -95,13 +95,13 @@ def build():
 @pytest.fixture(scope="session")
 def python():
     """Return the interpreter of the environment where the wheel and the packages are installed."""
-    stamp = BUILT / "state"
+    stamp, wanted = BUILT / "state", state()
     BUILT.parent.mkdir(exist_ok=True)
     with open(BUILT.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed: other sessions wait
-        if not stamp.exists() or stamp.read_text() != state():
+        if not stamp.exists() or stamp.read_text() != wanted:
             build()
-            stamp.write_text(state())
+            stamp.write_text(wanted)
     return BUILT / "env/bin/python"
 
 
@@ -137,7 +137,6 @@ def test_optional(python, module):
 
 
 CARRY = """
-import sys
 import numpy as np
 import okcore
 from compiled_carry import DenseRTRL
