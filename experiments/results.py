@@ -14,6 +14,7 @@ import datetime
 import itertools
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -208,6 +209,10 @@ def lines(runs, panel, x):
     groups = {}
     for run in runs:
         groups.setdefault(name_of(run.options), {}).setdefault(run.options["lr"], []).append(run)
+    for by_rate in groups.values():
+        for rate, same in by_rate.items():  # a mean ends where the shortest run does
+            longest = max(run.metrics["step"][-1] for run in same)
+            by_rate[rate] = [run for run in same if run.metrics["step"][-1] > 0.9 * longest]
     found = []
     for name, by_rate in groups.items():
         candidates = [
@@ -224,6 +229,12 @@ def curve(run, x):
     return run.metrics[plot.X[x][0]].astype(float), run.metrics[measure_of(run)]
 
 
+def until(x, line):
+    """Return a line up to x."""
+    there = line.x <= x
+    return replace(line, x=line.x[there], mean=line.mean[there], deviation=line.deviation[there])
+
+
 def write(figure_lines, name, x, width=7.0):
     """Write a figure as SVG and PNG."""
     with figure_style.styled():
@@ -235,11 +246,12 @@ def write(figure_lines, name, x, width=7.0):
 def draw(folders):
     """Draw all figures and print the tables."""
     delay = read("delay")
-    by_size = {n: [run for run in delay if run.options["hidden"] == n] for n in BUDGET}
-    for n, runs in by_size.items():
+    for n in BUDGET:
+        runs = [run for run in delay if run.options["hidden"] == n]
         if runs:
-            write(lines(runs, f"n = {n}", "seconds"), f"delay-{n}", "seconds")
-            table(lines(runs, f"n = {n}", "seconds"), BUDGET[n])
+            found = lines(runs, f"n = {n}", "seconds")
+            table(found, BUDGET[n])
+            write([until(BUDGET[n], line) for line in found], f"delay-{n}", "seconds")
     for sizes, costs in json.loads(COSTS.read_text())["milliseconds"].items() if COSTS.exists() else ():
         print(sizes, {name: break_even(costs, name) for name in costs if not name.startswith("TBPTT")})
     for experiment in "copy", "ptb":
@@ -249,11 +261,11 @@ def draw(folders):
 
 
 def table(found, budget):
-    """Print, for each line, what was reached after a quarter of the budget and after all of it."""
-    print(f"| {found[0].task} | runs | {budget // 4} s | {budget} s |\n|---|---|---|---|")
+    """Print, for each line, what was reached after a quarter of the budget, after all of it, and at the end."""
+    print(f"| {found[0].task} | seeds | {budget // 4} s | {budget} s | at the end |\n|---|---|---|---|---|")
     for line in sorted(found, key=lambda line: -line.mean[-1]):
-        after = [f"{np.interp(at, line.x, line.mean):,.0f}" for at in (budget / 4, budget) if line.x[-1] > 0.9 * at]
-        print(f"| {line.label} | {line.count} | {' | '.join(after)} |")
+        after = [f"{np.interp(at, line.x, line.mean):,.0f}" if line.x[-1] > at else "" for at in (budget / 4, budget)]
+        print(f"| {line.label} | {line.count} | {' | '.join(after)} | {line.mean[-1]:,.0f} ({line.x[-1]:.0f} s) |")
 
 
 def main():
