@@ -41,8 +41,12 @@ MEMORY = 4 * 2**30       # bytes a process may take: what asks for more must fai
 TIMEOUT = 600            # seconds for a part
 
 # Not called: `testing`, `show_config` and `load_runs` take classes and files; `pointwise`, carries and the base classes
-# Cell, Task and Readout are called by the package, not by users; `python_docs` takes no argument.
-LEFT_OUT = {"testing", "show_config", "load_runs", "pointwise", "Cell", "Task", "Readout", "Optimizer", "python_docs"}
+# Cell, Task and Readout are called by the package, not by users; `python_docs` and `get_include` take no argument;
+# `reference` does not check any, and `cython_kernels` is not Python's.
+LEFT_OUT = {
+    "testing", "show_config", "load_runs", "pointwise", "Cell", "Task", "Readout", "Optimizer", "python_docs",
+    "get_include", "reference", "cython_kernels",
+}  # fmt: skip
 
 # After FloatingPointError from these the step may have been taken, or credits dropped, as their docstrings say. The
 # parameters must still be as they were, but for those of `fit`, which updates at every step.
@@ -465,7 +469,6 @@ class Constructors(Subject):
             for name in names
             if name not in LEFT_OUT and inspect.isclass(getattr(place, name))
         }
-        self.calls["Carry"] = named(okcore.Carry, cell="cell", batch_size="batch_size")  # Cython: no signature
 
     def state(self):
         return {"theta": self.cell.theta.copy()}
