@@ -3,6 +3,7 @@
 OKCORE_DEBUG=1 builds with checks of bounds, overflow and initialisation, and little optimisation.
 OKCORE_OPENMP=0 builds without OpenMP (lanes then run on one thread).
 OKCORE_SANITIZE=address,undefined builds with the compiler's sanitizers, whose libraries must then be loaded first.
+CFLAGS=-g keeps the symbols of an optimised build, which a profiler needs; otherwise it is stripped.
 """
 
 import contextlib
@@ -22,12 +23,16 @@ from setuptools.command.build_ext import build_ext
 HERE = Path(__file__).parent
 DEBUG = os.environ.get("OKCORE_DEBUG", "0") == "1"
 SANITIZE = os.environ.get("OKCORE_SANITIZE", "")
+SYMBOLS = DEBUG or SANITIZE or "-g" in os.environ.get("CFLAGS", "").split()
 C_KERNELS = HERE / "okcore" / "_simd"
 WITH_C_KERNELS = "okcore._kernels"  # the one module they are linked into; the others cimport from it
 
 
 def write_blas_int():
-    """Name the integer that SciPy's BLAS takes: SciPy has `blas_int` from 1.18 on, plain int before."""
+    """Name the integer that SciPy's BLAS takes: SciPy has `blas_int` from 1.18 on, plain int before.
+
+    It is int in SciPy's wheels of any version, so what is built with one runs with the others.
+    """
     declarations = (Path(scipy.__file__).parent / "linalg" / "cython_blas.pxd").read_text()
     line = (
         "from scipy.linalg.cython_blas cimport blas_int"
@@ -99,9 +104,11 @@ def compile_to_c(extensions):
 
 
 write_blas_int()
-flags = ["-O1", "-g"] if DEBUG or SANITIZE else ["-O3"]
+flags = ["-O1"] if DEBUG or SANITIZE else ["-O3"]
+flags += ["-g"] if SYMBOLS else ["-g0"]  # the interpreter's own flags may ask for more
 flags += ["-fno-strict-aliasing", "-ffp-contract=fast", "-fno-math-errno"]  # errno would keep sqrt out of vectors
 sanitize = [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all"] if SANITIZE else []
+strip = ["-Wl,-s"] if sys.platform == "linux" and not SYMBOLS else []
 extensions = []
 for path in sorted((HERE / "okcore").rglob("*.pyx")):
     source = path.relative_to(HERE)
@@ -114,7 +121,7 @@ for path in sorted((HERE / "okcore").rglob("*.pyx")):
             depends=[str(header.relative_to(HERE)) for header in sorted(C_KERNELS.glob("*.h"))],
             define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")] + [("OKCORE_DEBUG", "1")] * DEBUG,
             extra_compile_args=[*flags, *sanitize],
-            extra_link_args=sanitize[:1],
+            extra_link_args=[*strip, *sanitize[:1]],
         )
     )
 setup(ext_modules=compile_to_c(extensions), cmdclass={"build_ext": BuildExtensions})

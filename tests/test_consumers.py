@@ -136,6 +136,14 @@ def test_optional(python, module):
     check(python, f"from_{module}", "contract")
 
 
+def test_nothing_needs_a_compiler(python):
+    alone = {"PATH": str(python.parent)}
+    assert all(shutil.which(name, path=alone["PATH"]) is None for name in ("cc", "gcc", "clang", "ld"))
+    said = run(python.parent / "okcore", "train", "copy", "--steps", 50, "--hidden", 8, "--out", "trained", **alone)
+    assert any(line.startswith("After 50 steps") for line in said), said
+    run(python, CONSUMERS / "check.py", "from_cython", **alone)
+
+
 CARRY = """
 import numpy as np
 import okcore

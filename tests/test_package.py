@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import okcore
+from okcore._engine import engine
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -38,6 +39,26 @@ def test_import_pulls_in_no_plotting_and_is_quiet():
     code = "import sys, okcore; print(any(m in sys.modules for m in ('matplotlib', 'torch', 'pandas')))"
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
     assert (done.stdout.strip(), done.stderr) == ("False", "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads names from ELF files")
+def test_compiled_modules_are_stripped_and_hold_the_kernels_once():
+    modules = {path.name: path.read_bytes() for path in Path(okcore.__file__).parent.rglob("*.so")}
+    if "debug" in engine.build_flags() or any(b"san_" in content for content in modules.values()):
+        pytest.skip("debug builds and those with sanitizers keep their symbols")
+    assert not [name for name, content in modules.items() if b".symtab" in content or b".debug_info" in content]
+    (holder,) = [name for name, content in modules.items() if b"okcore_sgemm" in content]
+    assert holder.startswith("_kernels.")
+
+
+@pytest.mark.skipif(not (ROOT / "setup.py").exists(), reason="needs the source tree")
+def test_wheel_holds_declarations_and_no_sources(tmp_path):
+    command = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    names = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    patterns = ("**/*.py", "**/*.pyi", "**/*.pxd", "py.typed", "cython_kernels_api.h")
+    assert names == {str(path.relative_to(ROOT)) for name in patterns for path in (ROOT / "okcore").glob(name)}
 
 
 @pytest.mark.skipif(not (ROOT / "setup.py").exists(), reason="needs the source tree")
