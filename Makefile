@@ -12,6 +12,8 @@
 # make fuzz [CALLS=100000] [SEED=n]  everything public, called with random and boundary arguments
 # make sanitize [SANITIZE=thread]   all tests against a build with the address and undefined-behaviour sanitizers; or
 #             with the thread sanitizer, those of threads, without OpenMP (gcc, half an hour)
+# make wheel  source archive and wheel, with the libraries it needs, in dist (Linux; docs/packaging.md)
+# make test-oldest   all tests with the oldest versions that pyproject.toml allows of what okcore needs
 # make test-aarch64   the C kernels compiled for aarch64 and run under an emulator (Debian: apt install
 #             gcc-aarch64-linux-gnu qemu-user)
 # make clean  removes .venv and everything built
@@ -26,7 +28,7 @@ INSTALL = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 extra = $$($(VENV)/bin/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['$(1)'])")
 SOURCES := pyproject.toml setup.py $(wildcard $(foreach kind,pyx pxd,okcore/*.$(kind) okcore/*/*.$(kind)) okcore/_simd/*.h) okcore/_simd/simd.c
 
-.PHONY: demo test torch docs lint targets compare figures bench bench-quick test-debug kill-test fuzz sanitize test-aarch64 clean
+.PHONY: demo test torch docs lint targets compare figures bench bench-quick test-debug kill-test fuzz sanitize wheel test-oldest test-aarch64 clean
 
 demo: $(VENV)/.ready
 	$(VENV)/bin/okcore demo
@@ -86,6 +88,21 @@ sanitize:
 	  ASAN_OPTIONS=detect_leaks=0:max_allocation_size_mb=4096:allocator_may_return_null=1:$(REPORT) \
 	  $(if $(filter thread,$(SANITIZE)),setarch -R) .venv/bin/python -m pytest \
 	  $(if $(filter thread,$(SANITIZE)),tests/test_threads.py,--ignore=tests/test_memory.py)
+
+wheel: $(VENV)/.ready
+	$(INSTALL) $(call extra,wheel)
+	rm -rf build/wheel dist
+	$(VENV)/bin/python -m build --quiet --outdir build/wheel
+	mkdir dist && mv build/wheel/*.tar.gz dist
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" auditwheel repair --wheel-dir dist build/wheel/*.whl
+	$(VENV)/bin/auditwheel show dist/*.whl
+
+# Python 3.11 should be at hand as PYTHON: the oldest versions have no wheels for new interpreters.
+test-oldest:
+	$(call copy_into,build/oldest)
+	$(PYTHON) -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb')); print(*p['build-system']['requires'], \
+	  *p['project']['dependencies'], sep='\n')" | sed 's/>=/==/' > build/oldest/constraints.txt
+	PIP_CONSTRAINT="$(CURDIR)/build/oldest/constraints.txt" $(MAKE) -C build/oldest test
 
 test-aarch64: $(VENV)/.ready
 	$(VENV)/bin/python -m pytest -rs tests/test_c_kernels.py -k aarch64
