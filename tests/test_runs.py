@@ -123,8 +123,9 @@ def test_train(estimator, task, text, tmp_path):
         assert 0 < line["loss_bits"] < 20
     if task in ("copy", "delay"):
         assert {line[MEASURED[task]] for line in lines} == {1}
-        assert lines[0]["loss_bits"] == pytest.approx(2 if task == "copy" else np.log2(3), abs=0.2)
-    else:
+    if task == "copy":  # whose weights start near zero
+        assert lines[0]["loss_bits"] == pytest.approx(2, abs=0.2)
+    if task not in ("copy", "delay"):
         assert all(0 < line[MEASURED[task]] < 20 for line in lines)  # ten times a run: here on every line
 
     run = json.loads((folder / "run.json").read_text())
