@@ -39,7 +39,8 @@ def initial_values(
 ) -> NDArray[np.float64]:
     """Return initial parameters: U(-1/sqrt(n), 1/sqrt(n)) ("uniform"), N(0, scale^2) ("normal"), or "zeros"."""
     as_choice("init", init, ("uniform", "normal", "zeros"))
-    scale, generator, bound = as_real("scale", scale, least=0), as_generator(rng), 1 / np.sqrt(n_hidden)
+    scale = as_real("scale", scale, least=0, below=1e37)  # ten times as large is still finite in float32
+    generator, bound = as_generator(rng), 1 / np.sqrt(n_hidden)
     if init == "uniform":
         return generator.uniform(-bound, bound, shape)
     return generator.normal(0, scale, shape) if init == "normal" else np.zeros(shape)

@@ -142,3 +142,9 @@ def test_sigmoid_and_tanh_are_exact_to_some_units_in_the_last_place(dtype):
         rhn.theta[:n, -1] = x[:n]
         h = okcore.TBPTT(rhn, 1).step(np.zeros((1, 1), dtype))[0]
         np.testing.assert_allclose(h, 1 / (1 + np.exp(-wide[:n])) - 0.5, atol=4 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("make", [okcore.GRU, okcore.SoftmaxReadout], ids=lambda make: make.__name__)
+def test_a_scale_beyond_float32_is_refused(make):
+    with pytest.raises(ValueError, match=r"scale must be smaller than 1e\+37"):
+        make(2, 1, init="normal", scale=1e308, rng=1)
