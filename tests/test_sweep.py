@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -221,6 +222,21 @@ def test_a_process_that_dies_takes_nothing_with_it(backend, grid, alone, tmp_pat
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
     assert_complete(out, alone)
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="blocks signals")
+def test_processes_do_not_hear_ctrl_c_from_their_start():
+    code = """
+        import signal
+        import joblib
+        from okcore.runs.sweep import engine, terminal_signals_blocked
+
+        with terminal_signals_blocked(), engine("loky", 2, None):
+            blocked = joblib.Parallel()(joblib.delayed(signal.pthread_sigmask)(signal.SIG_BLOCK, []) for _ in range(2))
+        assert all(signals >= {signal.SIGINT, signal.SIGHUP} for signals in blocked), blocked
+    """
+    # In a process of its own: this one may have started before what multiprocessing starts once
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
 
 
 def test_ctrl_c_saves_all_runs(grid, alone, tmp_path):

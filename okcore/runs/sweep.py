@@ -15,6 +15,7 @@ import traceback
 import uuid
 import warnings
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -180,8 +181,8 @@ def carry_out(trial, token):
         orphaned = os.getppid() != PARENT and not here
         return "the sweep" if orphaned or not token.exists() else None
 
-    if not here and threading.current_thread() is threading.main_thread():  # as in terminal_signals_blocked, which
-        for number in TERMINAL_SIGNALS:                                     # loky undoes as it starts
+    if not here and threading.current_thread() is threading.main_thread():
+        for number in TERMINAL_SIGNALS:  # blocked only where the sweep has started this process, not in a dask cluster
             signal.signal(number, signal.SIG_IGN)
     deadline = time.monotonic() + BUSY_SECONDS
     while True:
@@ -247,6 +248,7 @@ def engine(backend, jobs, scheduler_file):
 @contextlib.contextmanager
 def terminal_signals_blocked():
     """Start processes inside that do not hear Ctrl-C or the loss of the terminal: they save when the token is gone."""
+    resource_tracker.ensure_running()  # its start would unblock SIGINT, and one process that dies of it takes all along
     before = signal.pthread_sigmask(signal.SIG_BLOCK, TERMINAL_SIGNALS)
     try:
         yield
