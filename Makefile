@@ -1,8 +1,7 @@
 # make demo   sets everything up in .venv, then untruncated gradients beside truncated ones: a minute, and demo.svg
 # make test   sets everything up in .venv and runs all tests
 # make targets  every target of speed as a ratio measured now (a few minutes)
-# make torch  installs PyTorch in .venv: tests and comparisons then use it too
-# make compare  others at the same job; with PyTorch if it is installed in .venv
+# make torch  installs PyTorch in .venv: tests and targets then use it too
 # make figures  measure and draw docs/figures (a few minutes)
 # make bench, make bench-quick   the airspeed-velocity suite (bench/README.md)
 # make docs   the documentation as HTML, in build/docs
@@ -28,7 +27,7 @@ INSTALL = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 extra = $$($(VENV)/bin/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['$(1)'])")
 SOURCES := pyproject.toml setup.py $(wildcard $(foreach kind,pyx pxd,okcore/*.$(kind) okcore/*/*.$(kind)) okcore/_simd/*.h) okcore/_simd/simd.c
 
-.PHONY: demo test torch docs lint targets compare figures bench bench-quick test-debug kill-test fuzz sanitize wheel test-oldest test-aarch64 clean
+.PHONY: demo test torch docs lint targets figures bench bench-quick test-debug kill-test fuzz sanitize wheel test-oldest test-aarch64 clean
 
 demo: $(VENV)/.ready
 	$(VENV)/bin/okcore demo
@@ -50,9 +49,6 @@ lint: $(VENV)/.ready
 
 targets: $(VENV)/.ready
 	OPENBLAS_NUM_THREADS=1 $(VENV)/bin/python bench/targets.py
-
-compare: $(VENV)/.ready
-	OPENBLAS_NUM_THREADS=1 $(VENV)/bin/python bench/compare
 
 figures: $(VENV)/.ready
 	OPENBLAS_NUM_THREADS=1 $(VENV)/bin/python bench/figures.py

@@ -1,11 +1,9 @@
 """Measure and draw the figures of docs/performance.md: python bench/figures.py [--out DIR] [--redraw]
 
     scaling       time per step and memory against n for all algorithms, with fitted slopes
-    floor         time / floor, where the floor is the step's large products alone, by BLAS
     noise-cost    error of one gradient against time per step, for OK by rank and block and for the others
 
 Each figure is written as SVG and PNG. The measurements go to measurements.json, from which --redraw draws again.
-Leave OPENBLAS_CORETYPE unset: it would choose BLAS's kernels, and so change the floor.
 """
 
 import argparse
@@ -19,8 +17,6 @@ import numpy as np
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import measure
-import targets
-from benchmarks import ratios
 from tqdm import tqdm
 
 from okcore.runs import figure_style
@@ -61,13 +57,6 @@ def scaling_of(form):
     }
 
 
-def floors():
-    """Yield [label, time / floor, target] for each target whose floor is matrix products."""
-    for benchmark in ratios.track_ok_over_floor, ratios.track_textbook_over_floor:
-        for what, ratio, target in targets.measured(benchmark):
-            yield [what, ratio, float(target.split()[2])]
-
-
 def noise():
     """Return the relative error of one gradient after 200 steps (RMS over seeds) and the seconds per step: RHN, n = 64."""
     cell = measure.remembering_cell(16, measure.size(64))
@@ -86,7 +75,6 @@ def measurements():
     return {
         "machine": f"{platform.machine()}, {measure.kernels()}",
         "scaling": {form: scaling_of(form) for form in tqdm(measure.FORMS, "scaling")},
-        "floor": list(tqdm(floors(), "floor")),
         "noise": noise(),
     }
 
@@ -127,21 +115,6 @@ def draw_scaling(found):
     return figure
 
 
-def draw_floor(found):
-    """Draw time / floor beside the targets."""
-    figure, axes = plt.subplots(figsize=(8, 3.6))
-    for row, (_, ratio, target) in enumerate(found):
-        axes.barh(row, ratio, color="#0072B2" if ratio <= target else "#D55E00", height=0.6)
-        axes.plot([target, target], [row - 0.4, row + 0.4], color="#000000", lw=2)
-        axes.text(ratio + 0.02, row, f"{ratio:.2f}", va="center", fontsize=9)
-    axes.axvline(1, color="#000000", lw=0.8, ls=":")
-    axes.set_yticks(range(len(found)), [label for label, *_ in found])
-    axes.invert_yaxis()
-    axes.grid(False)
-    axes.set_xlabel("time of a step and its gradient / time of its large products by BLAS (bar: target)")
-    return figure
-
-
 def draw_noise(found):
     """Draw the error of one gradient against time per step."""
     figure, axes = plt.subplots(figsize=(8.5, 5.5))
@@ -170,7 +143,7 @@ def draw_noise(found):
 
 def draw(found, folder):
     """Write every figure as SVG and PNG."""
-    drawings = {"scaling": draw_scaling, "floor": draw_floor, "noise-cost": draw_noise}
+    drawings = {"scaling": draw_scaling, "noise-cost": draw_noise}
     with figure_style.styled(**SCREEN):
         for name, drawing in drawings.items():
             figure = drawing(found[name.partition("-")[0]])

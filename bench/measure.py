@@ -1,4 +1,4 @@
-"""All measuring. The asv suite (`benchmarks/`) records, `targets.py` and `figures.py` report, `compare/` adds rivals.
+"""All measuring. The asv suite (`benchmarks/`) records, `targets.py` and `figures.py` report, `rivals.py` adds others.
 
 OKCORE_BENCH_TOY=1 makes every size tiny and every measurement one round, for the test suite.
 """
@@ -302,7 +302,8 @@ def exponent_of_time(form, flushed=False):
     return exponent(TIME_SIZES[form], [seconds_per_step(form, n, flushed) for n in TIME_SIZES[form]])
 
 
-def memory_bytes(form, n, processes=3):
+@functools.cache
+def memory_bytes(form, n, processes=1 if TOY else 3):
     """Return the bytes of touched pages that an estimator adds to a fresh process, the least of several (Linux)."""
     command = [sys.executable, "-c", f"import measure; print(measure.memory_growth({form!r}, {n}))"]
     options = {"cwd": Path(__file__).parent, "check": True, "capture_output": True, "text": True}

@@ -180,7 +180,7 @@ def time_costs(folders):
             trainer, task = make_trainer(from_mapping(mapping))
             ms = 1000 * seconds_of_a_step(trainer, task, 245)
             found.setdefault(f"n={n} lanes={lanes}", {})[name] = round(ms, 4)
-    keep(COSTS, found)
+            keep(COSTS, found)
 
 
 def break_even(costs, name):

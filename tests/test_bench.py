@@ -61,8 +61,8 @@ def test_figures_are_drawn_with_words(tmp_path):
     pytest.importorskip("matplotlib")
     assert says_which_kernels_run(run(BENCH / "figures.py", "--out", tmp_path, HOME=str(tmp_path)))
     measured = json.loads((tmp_path / "measurements.json").read_text())
-    assert set(measured) == {"machine", "scaling", "floor", "noise"}
-    for name in ("scaling", "floor", "noise-cost"):
+    assert set(measured) == {"machine", "scaling", "noise"}
+    for name in ("scaling", "noise-cost"):
         assert "<text" in (tmp_path / f"{name}.svg").read_text()  # that can be searched and read aloud, not outlines
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     before = (tmp_path / "scaling.svg").read_bytes()
@@ -75,37 +75,27 @@ def test_figures_in_the_docs_are_those_of_the_measurements():
     measured = json.loads((folder / "measurements.json").read_text())
     x, y = (np.log(measured["scaling"]["rtrl-block1"][key]) for key in ("time_sizes", "seconds"))
     assert 3.4 < np.polyfit(x, y, 1)[0] < 4.5
-    pictures = {f"{name}.{kind}" for name in ("scaling", "floor", "noise-cost") for kind in ("svg", "png")}
+    pictures = {f"{name}.{kind}" for name in ("scaling", "noise-cost") for kind in ("svg", "png")}
     assert {path.name for path in folder.iterdir()} == {"measurements.json", *pictures}
 
 
-def test_rivals_run_and_do_the_same_job():
-    table = run(BENCH / "compare", "--toy")
-    assert says_which_kernels_run(table)
-    assert all(name in table for name in ("RNN", "LSTM", "GRU"))
+def test_rivals_do_the_same_job():
+    pytest.importorskip("torch")
     program = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import numpy as np
-import compare
-from compare import job as jobs
-jobs.RATE = np.float32(0.01)
-for module in "ours", "numpy_reference", "pytorch":
-    sys.modules[f"compare.{module}"].RATE = jobs.RATE
-for job in (*compare.jobs(25), *compare.jobs(1)):
-    ours, start = compare.Okcore(job), job.make_cell().theta
-    ours()
-    assert not np.allclose(ours.parameters(), start, atol=1e-3)
-    for adapter in compare.rivals():
-        if adapter is not compare.Nothing:
-            rival = adapter(job)
-            rival()
-            found = rival.parameters()
-            assert found.shape == start.shape
-            np.testing.assert_allclose(found, ours.parameters(), atol=2e-4, err_msg=f"{adapter.name} {job}")
-print(len(compare.rivals()))
+import rivals
+rivals.RATE = np.float32(0.01)
+for job in (*rivals.jobs(25), *rivals.jobs(1)):
+    both, start = (rivals.Okcore(job), rivals.PyTorch(job)), job.make_cell().theta
+    for adapter in both:
+        adapter()
+    ours, theirs = (adapter.parameters() for adapter in both)
+    assert theirs.shape == start.shape and not np.allclose(ours, start, atol=1e-3)
+    np.testing.assert_allclose(theirs, ours, atol=2e-4, err_msg=str(job))
 """
-    assert int(run("-c", program, BENCH)) >= 2
+    run("-c", program, BENCH)
 
 
 def test_targets_explain_themselves():

@@ -1,11 +1,12 @@
 """Ratios measured in one run. `targets.py` prints them beside their targets."""
 
+import importlib.util
 import itertools
 from functools import partial
 
-import compare
 import measure
 import numpy as np
+import rivals
 from measure import CELLS, Figure, make_estimator, paired, products, size, stream, target
 
 import okcore
@@ -134,20 +135,20 @@ def track_reference_over_calls(n, block):
 
 
 def needs_pytorch(job):
-    if compare.PyTorch not in compare.rivals():
-        raise NotImplementedError("PyTorch is not installed")
+    if importlib.util.find_spec("torch") is None:
+        raise NotImplementedError("PyTorch is not installed (make torch)")
 
 
-@target(8, lambda job: f"at least {job.target}", needs_pytorch, job=list(compare.jobs(25)))
+@target(8, lambda job: f"at least {job.target}", needs_pytorch, job=list(rivals.jobs(25)))
 def track_pytorch_tbptt_over_okcore(job):
     """PyTorch / okcore, TBPTT"""
-    return compare.ratio_to_ours(compare.PyTorch, job)
+    return paired(rivals.PyTorch(job), rivals.Okcore(job), 9, job.horizon)
 
 
-@target(9, lambda job: f"at least {job.target}", needs_pytorch, job=list(compare.jobs(1)))
+@target(9, lambda job: f"at least {job.target}", needs_pytorch, job=list(rivals.jobs(1)))
 def track_pytorch_over_okcore(job):
     """PyTorch / okcore, an update at every step"""
-    return compare.ratio_to_ours(compare.PyTorch, job)
+    return paired(rivals.PyTorch(job), rivals.Okcore(job), 9)
 
 
 @target(10, "at least 1.7 x faster", n=[size(128)])

@@ -78,7 +78,7 @@ def ends(arguments, name=None, after=None):
                 raise Failure(f"no end {TIMEOUT} s after {name}") from None
     # Without the run's own handler, early or late, a signal ends a process in the system's way, SIGINT in Python's.
     allowed = {0} if name is None else {0, -getattr(signal, name)} | ({130} if name == "SIGINT" else set())
-    if name == "SIGINT" and "Fatal Python error: init_" in errors:  # the interpreter's own start, before any of our code
+    if name == "SIGINT" and "Fatal Python error: init_" in errors:  # the interpreter starts; none of our code has run
         return sent
     if process.returncode not in allowed:
         raise Failure(f"exit status {process.returncode}: {said}{errors}")
