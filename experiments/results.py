@@ -17,6 +17,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
@@ -27,6 +28,9 @@ from okcore.runs import checkpoint, figure_style, plot
 from okcore.runs.load import LoadedRun
 from okcore.runs.options import from_mapping, make_trainer
 from okcore.tasks import TASKS
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
 TIMES, COSTS = RESULTS / "step-times.json", RESULTS / "costs.json"
@@ -184,10 +188,8 @@ def time_costs(folders):
 
 
 def break_even(costs, name):
-    """Return the horizon at which truncation costs as much as an algorithm, or None if even the longest is cheaper."""
+    """Return the horizon at which truncation costs as much as an algorithm, within the horizons that were measured."""
     times = np.maximum.accumulate([costs[f"TBPTT({h})"] for h in HORIZONS])
-    if costs[name] > times[-1]:
-        return None
     return float(np.exp(np.interp(np.log(costs[name]), np.log(times), np.log(HORIZONS))))
 
 
@@ -252,12 +254,48 @@ def draw(folders):
             found = lines(runs, f"n = {n}", "seconds")
             table(found, BUDGET[n])
             write([until(BUDGET[n], line) for line in found], f"delay-{n}", "seconds")
-    for sizes, costs in json.loads(COSTS.read_text())["milliseconds"].items() if COSTS.exists() else ():
-        print(sizes, {name: break_even(costs, name) for name in costs if not name.startswith("TBPTT")})
+    if COSTS.exists():
+        draw_costs(json.loads(COSTS.read_text())["milliseconds"])
     for experiment in "copy", "ptb":
         if runs := read(experiment):
             for x in "steps", "seconds":
                 write(lines(runs, experiment, x), f"{experiment}-{x}", x)
+
+
+def draw_costs(costs):
+    """Draw and print the horizon at which truncation costs as much as each algorithm, by units and lanes."""
+    names = [name for name in ALGORITHMS if not name.startswith("TBPTT")]
+    found = {size: {name: break_even(costs["n={} lanes={}".format(*size)], name) for name in names
+                    if name in costs["n={} lanes={}".format(*size)]} for size in SIZES}  # fmt: skip
+    print(f"| n | lanes | {' | '.join(names)} |\n|---|---|{'---|' * len(names)}")
+    for (n, lanes), horizons in found.items():
+        said = [bounded(horizons[name]) if name in horizons else "" for name in names]
+        print(f"| {n} | {lanes} | {' | '.join(said)} |")
+    with figure_style.styled():
+        figure, panels = plt.subplots(1, 2, figsize=(7.0, 2.6), sharey=True)
+        for lanes, axes in zip((1, 16), panels, strict=True):
+            ends = []
+            for number, name in enumerate(names):
+                points = [(n, found[n, of][name]) for n, of in SIZES if of == lanes and name in found[n, of]]
+                style = figure_style.line_style(number)
+                axes.loglog(*zip(*points, strict=True), **style)
+                ends.append((*points[-1], name, style["color"]))
+            ticks = sorted({n for n, _ in SIZES})
+            axes.set_xticks(ticks, [str(n) for n in ticks])
+            axes.set_yticks(HORIZONS, [bounded(h) for h in HORIZONS])
+            axes.minorticks_off()
+            axes.set_title(f"{lanes} lane{'s' if lanes > 1 else ''}")
+            axes.set_xlabel("hidden units n")
+        panels[0].set_ylabel("window of TBPTT that costs as much")
+        figure.draw_without_rendering()
+        figure_style.label_lines(axes, ends)
+        for kind in "svg", "png":
+            figure_style.save(figure, RESULTS / f"break-even.{kind}", dpi=160)
+
+
+def bounded(horizon):
+    """Return a horizon in words, within those that were measured."""
+    return {HORIZONS[0]: f"≤ {HORIZONS[0]}", HORIZONS[-1]: f"≥ {HORIZONS[-1]}"}.get(round(horizon), f"{horizon:.0f}")
 
 
 def table(found, budget):

@@ -76,6 +76,12 @@ def track_textbook_over_flushed(n):
     return paired(stream("rtrl-block1", n), stream("rtrl", n, block=block, every=block), 7)
 
 
+@target(3, "at most 4.2", n=[size(128)])
+def track_blocked_with_4_lanes_over_1(n):
+    """blocked RTRL, RNN, 4 lanes / 1 lane"""
+    return paired(stream("rtrl", n, batch=4), stream("rtrl", n))
+
+
 def copy_trainer(n, form, block, threads=1):
     """Return a trainer and a task of the Copy experiment's size."""
     task = okcore.tasks.Copy(16, rng=0, length=30)
