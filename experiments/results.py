@@ -50,7 +50,7 @@ def name_of(options):
         "ok": f"OK({rank})", "tbptt": f"TBPTT({block})", "rtrl": "exact RTRL", "snap1": "SnAp-1", "uoro": "UORO",
         "kf-rtrl": "KF-RTRL",
     }[estimator]  # fmt: skip
-    if estimator == "ok" and options["tolerance"] is not None:
+    if estimator == "ok" and options["tolerance"]:
         name = f"OK({rank}), tolerance {options['tolerance']:g}"
     if estimator == "ok" and block == 1:
         name += ", block 1"
@@ -213,14 +213,14 @@ def lines(runs, panel, x):
         groups.setdefault(name_of(run.options), {}).setdefault(run.options["lr"], []).append(run)
     for by_rate in groups.values():
         for rate, same in by_rate.items():  # a mean ends where the shortest run does
-            longest = max(run.metrics["step"][-1] for run in same)
-            by_rate[rate] = [run for run in same if run.metrics["step"][-1] > 0.9 * longest]
+            planned = min(run.options["steps"] for run in same)
+            by_rate[rate] = [run for run in same if run.metrics["step"][-1] >= planned] or same
     found = []
     for name, by_rate in groups.items():
         candidates = [
-            plot.Line(panel, f"{task.words} ({task.unit})", name, len(runs), *plot.mean_and_deviation(curves))
-            for runs in by_rate.values()
-            if (curves := [curve(run, x) for run in runs])
+            plot.Line(panel, f"{task.words} ({task.unit})", name, len(same), *plot.mean_and_deviation(curves))
+            for same in by_rate.values()
+            if (curves := [curve(run, x) for run in same])
         ]
         found.append(max(candidates, key=lambda line: line.mean[-1] * (1 if task.larger_is_better else -1)))
     return found

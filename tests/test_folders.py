@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from okcore import _config
-from okcore.runs import checkpoint, files
+from okcore.runs import checkpoint, files, options
 from okcore.runs import run as runs
 from tests.test_runs import SMALL, assert_same_run, command, has_lines, metrics, okcore, started, wait_for
 
@@ -243,12 +243,12 @@ def test_an_edited_option_is_refused_by_name(name, value, copied):
     assert (copied / "metrics.jsonl").read_bytes() == before
 
 
-def test_a_run_from_before_the_tolerance_resumes(copied):
-    description = json.loads((copied / "run.json").read_text())
-    assert description["options"].pop("tolerance") is None
-    (copied / "run.json").write_text(json.dumps(description))
-    _, errors = okcore("resume", copied, "--steps", 25)
-    assert errors == "" and metrics(copied)[-1]["step"] == 25
+def test_a_run_from_before_the_tolerance_had_a_default_resumes(tmp_path):
+    made = {"task": "copy", "hidden": 6, "batch": 3, "rank": 2, "block": 4, "threads": 1, "steps": 20}
+    with runs.Run.create(tmp_path / "run", options.from_mapping(made) | {"tolerance": None}) as run:
+        run.train(output=sys.stderr)
+    okcore("resume", tmp_path / "run", "--steps", 25)
+    assert metrics(tmp_path / "run")[-1]["step"] == 25
 
 
 @pytest.mark.parametrize("name", ["log_every", "valid_every", "steps", "threads"])

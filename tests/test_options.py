@@ -51,7 +51,7 @@ def test_what_is_said_comes_before_the_preset_and_the_preset_before_the_default(
 
 def test_the_tolerance_reaches_the_estimator():
     small = ["--hidden", 4, "--batch", 1]
-    for said, tolerance in ([], None), (["--tolerance", 0], 0.0), (["--tolerance", 0.25], 0.25):
+    for said, tolerance in ([], options.TOLERANCE), (["--tolerance", 0], 0.0), (["--tolerance", 0.25], 0.25):
         found = resolved("train", "copy", *small, *said)
         assert found["tolerance"] == tolerance
         assert options.make_trainer(found)[0].estimator.tolerance == tolerance

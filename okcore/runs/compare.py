@@ -21,7 +21,7 @@ The folder is that of a run. Each line of its metrics.jsonl also has cosine, rel
 A table and comparison.svg come at the end.
 
 examples:
-  okcore compare copy --with rtrl --with kf-rtrl --with "ok rank=4 block=1"
+  okcore compare copy --with rtrl --with kf-rtrl --with "ok rank=4 block=1 tolerance=0"
   okcore compare text python-docs --estimator rtrl --with ok --with uoro --steps 2000
 """
 

@@ -15,6 +15,7 @@ from okcore.tasks import TASKS
 LOG_LINES = 200        # metrics lines per run
 SAVE_SECONDS = 60      # between two checkpoints
 FIRST_SAVE = 5         # seconds to the first checkpoint, at most
+TOLERANCE = 0.1        # of OK: no fixed rank learns more per second (docs/results.md)
 
 # What may change when a run is resumed: nothing of it is part of what the run computes.
 RESUMABLE = "steps", "threads", "save_every", "log_every", "valid_every", "time_limit", "tensorboard", "data_dir"
@@ -95,8 +96,8 @@ def add_options(parser, task):
         "--block", type=block, metavar="K", help=f'steps per block, or "auto"; see below {default("block")}'
     )
     gradient.add_argument(
-        "--tolerance", type=checked(float, 0), metavar="T",
-        help="relative noise of a reduction; see below (default: none, all terms are kept)",
+        "--tolerance", type=checked(float, 0), default=TOLERANCE, metavar="T",
+        help=f"relative noise of a reduction; 0: all terms are kept; see below (default {TOLERANCE})",
     )
 
     learning = parser.add_argument_group("learning")

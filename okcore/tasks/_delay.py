@@ -54,7 +54,7 @@ class Delay(Task):
     n_in, n_out = 4, 3
     measure, words, unit = "delay", "delay", "steps"
     defaults = {
-        "hidden": 32, "rank": 4, "block": 16, "batch": 16, "lr": 1e-3, "clip": 1.0, "steps": 100_000, "init": "uniform"
+        "hidden": 32, "rank": 16, "block": 16, "batch": 16, "lr": 1e-3, "clip": 1.0, "steps": 100_000, "init": "uniform"
     }  # fmt: skip
     options = {
         "--delay": {"type": int, "metavar": "D", "help": "blanks to remember over (default: they grow from 1)"},
