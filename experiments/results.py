@@ -209,7 +209,7 @@ def lines(runs, panel, x):
     """
     task = TASKS[runs[0].options["task"]]
     groups = {}
-    for run in runs:
+    for run in (run for run in runs if plot.X[x][0] in run.metrics):  # whose step has been timed, for seconds
         groups.setdefault(name_of(run.options), {}).setdefault(run.options["lr"], []).append(run)
     for by_rate in groups.values():
         for rate, same in by_rate.items():  # a mean ends where the shortest run does
@@ -250,8 +250,7 @@ def draw(folders):
     delay = read("delay")
     for n in BUDGET:
         runs = [run for run in delay if run.options["hidden"] == n]
-        if runs:
-            found = lines(runs, f"n = {n}", "seconds")
+        if found := runs and lines(runs, f"n = {n}", "seconds"):
             table(found, BUDGET[n])
             write([until(BUDGET[n], line) for line in found], f"delay-{n}", "seconds")
     if COSTS.exists():
@@ -260,6 +259,28 @@ def draw(folders):
         if runs := read(experiment):
             for x in "steps", "seconds":
                 write(lines(runs, experiment, x), f"{experiment}-{x}", x)
+    copy_table(read("copy"))
+
+
+def copy_table(runs):
+    """Print, for each algorithm, after how many steps and seconds it first copied strings of some lengths, by seed."""
+    lengths = 10, 15, 20
+    print(f"| Copy | {' | '.join(f'length {length}' for length in lengths)} | at the end |\n|---|{'---|' * 4}")
+    for name in sorted({name_of(run.options) for run in runs}):
+        same = [run for run in runs if name_of(run.options) == name]
+        cells = {length: [] for length in (*lengths, "end")}
+        for run in same:
+            reached, steps = run.metrics["copy_length"], run.metrics["step"]
+            clock = run.metrics.get("time_s")
+            for length in lengths:
+                at = np.flatnonzero(reached >= length)
+                if len(at):
+                    seconds = f" ({clock[at[0]]:.0f} s)" if clock is not None else ""
+                    cells[length].append(f"{steps[at[0]] / 1000:.0f}k{seconds}")
+                else:
+                    cells[length].append("–")
+            cells["end"].append(f"{reached.max():.0f} after {steps[-1] / 1000:.0f}k")
+        print(f"| {name} | {' | '.join(', '.join(said) for said in cells.values())} |")
 
 
 def draw_costs(costs):

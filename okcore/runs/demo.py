@@ -21,6 +21,7 @@ examples:
 """
 
 CONTESTANTS = {"OK": {"estimator": "ok"}, "TBPTT(25)": {"estimator": "tbptt", "block": 25}}
+LR = 3e-3   # three times the task's, which is for long runs: a minute is short
 TURN = 200  # steps
 
 
@@ -29,7 +30,7 @@ class Contestant:
 
     def __init__(self, name, seed):
         self.name = name
-        options = {"task": "delay", "threads": 1, "seed": seed} | CONTESTANTS[name]
+        options = {"task": "delay", "threads": 1, "seed": seed, "lr": LR} | CONTESTANTS[name]
         self.trainer, self.task = make_trainer(from_mapping(options))
         self.seconds, self.delays = [0.0], [0]
 

@@ -249,6 +249,10 @@ def engine(backend, jobs, scheduler_file):
 def terminal_signals_blocked():
     """Start processes inside that do not hear Ctrl-C or the loss of the terminal: they save when the token is gone."""
     resource_tracker.ensure_running()  # its start would unblock SIGINT, and one process that dies of it takes all along
+    with contextlib.suppress(ImportError):  # loky has its own, which does so too before joblib 1.6
+        from joblib.externals.loky.backend import resource_tracker as of_loky
+
+        of_loky.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, TERMINAL_SIGNALS)
     try:
         yield
