@@ -35,8 +35,8 @@ import matplotlib.pyplot as plt
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
 TIMES, COSTS = RESULTS / "step-times.json", RESULTS / "costs.json"
 LINES = 80                              # of a run's metrics that are kept
-PLACES = 1, 30, 100, 300, 1000, 3000    # lengths and delays at which a step is timed, as far as the run came
 CURRICULA = {"copy": "length", "delay": "longest"}  # tasks that grow, and the attribute that says how far
+PLACES = {"copy": (1, 5, 10, 15, 20, 30), "delay": (1, 30, 100, 300, 1000, 3000)}  # where steps are timed
 BUDGET = {32: 75, 64: 150, 128: 300}    # seconds, by hidden units
 
 
@@ -122,7 +122,8 @@ def time_steps(folders):
     runs = okcore.load_runs([path.parent for folder in folders for path in sorted(folder.glob("*/metrics.jsonl"))])
     runs = {configuration(run.options): run for run in reversed(runs)}  # the first seed of each
     with threadpool_limits(1):
-        keep(TIMES, {name: milliseconds(run) for name, run in tqdm(sorted(runs.items()), "step times")})
+        before = json.loads(TIMES.read_text())["milliseconds"] if TIMES.exists() else {}
+        keep(TIMES, before | {name: milliseconds(run) for name, run in tqdm(sorted(runs.items()), "step times")})
 
 
 def keep(path, milliseconds):
@@ -139,7 +140,7 @@ def milliseconds(run):
     places = [1]
     if curriculum:
         last = int(run.metrics[measure_of(run)].max())
-        places = [place for place in PLACES if place < last] + [last]
+        places = [place for place in PLACES[run.options["task"]] if place < last] + [last]
     found = {}
     for place in places:
         trainer, task = make_trainer(run.options | {"threads": 1})

@@ -15,7 +15,7 @@ from okcore.tasks import TASKS
 LOG_LINES = 200        # metrics lines per run
 SAVE_SECONDS = 60      # between two checkpoints
 FIRST_SAVE = 5         # seconds to the first checkpoint, at most
-TOLERANCE = 0.1        # of OK: no fixed rank learns more per second (docs/results.md)
+TOLERANCE = 0.1        # of OK: halves a step's time on the delay task, costs nothing on Copy (docs/results.md)
 
 # What may change when a run is resumed: nothing of it is part of what the run computes.
 RESUMABLE = "steps", "threads", "save_every", "log_every", "valid_every", "time_limit", "tensorboard", "data_dir"
