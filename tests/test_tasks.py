@@ -341,3 +341,12 @@ def test_a_task_of_ones_own():
     assert task.state_dict() == {}
     with pytest.raises(NotImplementedError, match="Task must define __next__"):
         next(tasks.Task())
+
+
+@pytest.mark.parametrize("loss", [1e308, -1e308])
+def test_the_largest_losses_leave_the_running_loss_of_a_delay_finite(loss):
+    task = tasks.Delay(16, rng=0)
+    for _ in range(20):
+        next(task)
+        task.observe(loss)
+    assert task.running_loss != 1 and np.isfinite(task.running_loss)

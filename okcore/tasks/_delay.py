@@ -123,8 +123,9 @@ examples:
         loss_bits = _validation.as_real("loss_bits", loss_bits)
         if self._recalled:
             kept = self.DECAY**self._recalled
-            per_bit = loss_bits * self.batch_size / self._recalled
-            self.running_loss = kept * self.running_loss + (1 - kept) * per_bit
+            weight = (1 - kept) * self.batch_size / self._recalled  # of a loss over all lanes, into one per bit
+            running_loss = kept * self.running_loss + weight * loss_bits
+            self.running_loss = _validation.as_real("running_loss with this loss", running_loss)
 
     @property
     def mastered(self) -> int:
