@@ -171,6 +171,7 @@ ALGORITHMS |= {
     "exact RTRL": {"estimator": "rtrl", "block": "auto"}, "KF-RTRL": {"estimator": "kf-rtrl", "rank": 1, "block": 1},
     "UORO": {"estimator": "uoro"}, "SnAp-1": {"estimator": "snap1"},
 }  # fmt: skip
+SIZE = "n={} lanes={}"  # a size's name in costs.json
 SIZES = [(n, lanes) for n in (32, 64, 128, 256) for lanes in (1, 16)]
 
 
@@ -184,7 +185,7 @@ def time_costs(folders):
             mapping = {"task": "delay", "delay": 500, "hidden": n, "batch": lanes, "threads": 1} | options
             trainer, task = make_trainer(from_mapping(mapping))
             ms = 1000 * seconds_of_a_step(trainer, task, 245)
-            found.setdefault(f"n={n} lanes={lanes}", {})[name] = round(ms, 4)
+            found.setdefault(SIZE.format(n, lanes), {})[name] = round(ms, 4)
             keep(COSTS, found)
 
 
@@ -287,8 +288,10 @@ def copy_table(runs):
 def draw_costs(costs):
     """Draw and print the horizon at which truncation costs as much as each algorithm, by units and lanes."""
     names = [name for name in ALGORITHMS if not name.startswith("TBPTT")]
-    found = {size: {name: break_even(costs["n={} lanes={}".format(*size)], name) for name in names
-                    if name in costs["n={} lanes={}".format(*size)]} for size in SIZES}  # fmt: skip
+    found = {}
+    for size in SIZES:
+        at = costs[SIZE.format(*size)]
+        found[size] = {name: break_even(at, name) for name in names if name in at}
     print(f"| n | lanes | {' | '.join(names)} |\n|---|---|{'---|' * len(names)}")
     for (n, lanes), horizons in found.items():
         said = [bounded(horizons[name]) if name in horizons else "" for name in names]
