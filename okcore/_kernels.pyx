@@ -350,6 +350,13 @@ cdef double sum_of_squares(Py_ssize_t size, const floating *x) noexcept nogil:
     return dot_in_double[floating](size, x, x)
 
 
+cdef void axpby(Py_ssize_t size, double a, const floating *x, double b, floating *y) noexcept nogil:
+    cdef floating alpha = <floating> a, beta = <floating> b
+    cdef Py_ssize_t i
+    for i in range(size):
+        y[i] = alpha * x[i] + beta * y[i]
+
+
 cdef double softmax_credit(
     Py_ssize_t rows, Py_ssize_t columns, const long long *y, double scale, floating *outputs,
 ) noexcept nogil:

@@ -49,6 +49,8 @@ RNG = """
 # The axis of the lanes in a state's arrays; those of the carry have it first. What the lanes share is not here.
 LANE_AXIS = {"state": 0, "rng": 0, "input_d": 0, "u_hat": 1, "d": 1, "c": 1, "cut": 1, "credit": 1}
 
+SUMS = "pending", "late"    # gradients, summed over lanes
+
 
 @fill(rng=RNG)
 class Estimator(Engine):
@@ -208,6 +210,7 @@ class Estimator(Engine):
         return {
             **{name: value for name, value in self._identity().items() if value is not None},
             "steps": self.steps,
+            "late_steps": self.late_steps,
             **{name: buffer.copy() for name, buffer in self._buffers.items()},
             **self.tape.state_dict(),
             "rng": get_states(self.generators),
@@ -233,6 +236,7 @@ class Estimator(Engine):
                 raise ValueError(f"state is of another estimator: {name} must be {expected!r}, got {got!r}")
         _validation.as_dict("state", state, template)
         steps = _validation.as_int("steps", state["steps"], 0, 2**63 - 1)
+        late_steps = _validation.as_int("late_steps", state["late_steps"], 0, self.block)
         tape = self.tape.checked_state(state)
         arrays = {
             name: _validation.as_floats(
@@ -250,7 +254,7 @@ class Estimator(Engine):
         for name, array in self.carry.arrays.items():
             array[...] = arrays[f"carry.{name}"]
         set_states(self.generators, rng)
-        self._restore(steps)
+        self._restore(steps, late_steps)
 
     @staticmethod
     def join_lanes(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -280,9 +284,9 @@ class Estimator(Engine):
                     joined[name] = np.concatenate(values, axis)
                 except ValueError as error:
                     raise ValueError(f"{name} must have a lane axis in all states: {error}") from None
-            elif name in ("batch_size", "argument.batch_size", "pending"):
+            elif name in ("batch_size", "argument.batch_size", *SUMS):
                 joined[name] = sum(values)
-            elif name == "credited":
+            elif name in ("credited", "late_credits"):
                 joined[name] = any(values)
             elif all(np.array_equal(value, other) for other in values):
                 joined[name] = value
@@ -314,7 +318,7 @@ class Estimator(Engine):
                 taken[name] = value.take(range(first, first + count), axis)
             elif name in ("batch_size", "argument.batch_size"):
                 taken[name] = count
-            elif name == "pending" and first > 0:
+            elif name in SUMS and first > 0:
                 taken[name] = np.zeros_like(value)
         return taken
 

@@ -38,6 +38,9 @@ class OnlineTrainer:
         Largest norm of the recurrent gradient; the readout's gradient is not clipped.
     update_every : int
         Steps between two updates; gradients are averaged over them.
+    late_carry : bool
+        With an update at every step, take `Estimator.late_gradient`: what the carry adds to the gradients of a block
+        comes after its end, spread over as many steps. It costs one contraction per block, in place of one per step.
 
     Examples
     --------
@@ -54,7 +57,7 @@ class OnlineTrainer:
 
     def __init__(
         self, cell: Cell, estimator: Estimator, readout: Readout, optimizer: Optimizer, clip: float | None = None,
-        update_every: int = 1,
+        update_every: int = 1, late_carry: bool = False,
     ) -> None:  # fmt: skip
         _validation.as_instance("cell", cell, Cell)
         _validation.as_instance("estimator", estimator, Estimator)
@@ -70,6 +73,7 @@ class OnlineTrainer:
         self.cell, self.estimator, self.readout, self.optimizer = cell, estimator, readout, optimizer
         self.clip = None if clip is None else _validation.as_real("clip", clip, above=0)
         self.update_every = _validation.as_int("update_every", update_every, 1)
+        self.late_carry = _validation.as_bool("late_carry", late_carry)
         self.steps = 0
         self._hidden = np.empty((estimator.batch_size, cell.n_hidden), cell.dtype)
         self._gradient = np.empty_like(cell.theta)
@@ -114,7 +118,8 @@ class OnlineTrainer:
     def _learn(self, dh: FloatArray, readout_gradient: FloatArray) -> None:
         """Take the gradient of this step's loss, and update if it is time."""
         if self.update_every == 1:
-            self.estimator.gradient(dh, out=self._gradient)
+            gradient = self.estimator.late_gradient if self.late_carry else self.estimator.gradient
+            gradient(dh, out=self._gradient)
             self._update(readout_gradient)
         else:
             self.estimator.accumulate(dh)

@@ -48,6 +48,9 @@ class Nothing:
     def gradient(self, dh, out=None):
         return out
 
+    def late_gradient(self, dh, out=None):
+        return out
+
     def accumulate(self, dh):
         pass
 
@@ -95,6 +98,8 @@ class Job:
             estimator.step(self.xs[t % len(self.xs)], reset=self.masks[t % len(self.masks)], out=self.h)
             estimator.gradient(self.dh, out=self.g)
             self.descend()
+            if t % 11 < 4:
+                estimator.late_gradient(self.dh, out=self.g)
             estimator.accumulate(self.dh)
             if t % 5 == 2:
                 estimator.flush(out=self.g)

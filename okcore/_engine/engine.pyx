@@ -30,7 +30,7 @@ from okcore._engine.buffers cimport Buffers, address
 from okcore._engine.cell_kernel cimport CellKernel
 from okcore._engine.messages cimport FINE, NO_CONVERGENCE, Block, Input, Sizes, Step
 from okcore._engine.tape cimport Tape
-from okcore._kernels cimport parts_that_pay, threads_of
+from okcore._kernels cimport axpby, parts_that_pay, threads_of
 
 cnp.import_array()
 
@@ -65,6 +65,8 @@ cdef class Engine(Buffers):
     cdef void *input_w                   # (P, v) the W_x it used
     cdef void *pending                   # (P, m) gradient of credits whose block has closed
     cdef bint has_pending                # False: pending is zero
+    cdef void *late                      # (P, m) what each of the next `late_steps` late gradients gets of the carry's
+    cdef readonly int late_steps         # part for the credits of closed blocks
     # Whether lanes of the same batch, in other estimators, go on: a reset of all lanes here then leaves the block's
     # boundaries where they are, as the reset of a part of a batch does.
     cdef public bint block_goes_on
@@ -94,6 +96,7 @@ cdef class Engine(Buffers):
         self.input_d = address(self.keep_zeros("input_d", (B, self.sizes.G, self.sizes.n), None))
         self.input_w = address(self.keep_zeros("input_w", (self.sizes.P, self.sizes.v), None))
         self.pending = address(self.keep_zeros("pending", (self.sizes.P, self.sizes.m), None))
+        self.late = address(self.keep_zeros("late", (self.sizes.P, self.sizes.m), None))
         self.infos = <int *> self.reserve((B,), np.intc)
         self.bit_generators = <bitgen_t **> malloc(B * sizeof(bitgen_t *))
         if self.bit_generators == NULL:
@@ -210,6 +213,44 @@ cdef class Engine(Buffers):
                 gradient = as_output(out, self.cell, 2, self.sizes.P, self.sizes.m, 0)
             with nogil:
                 self.sweep(cnp.PyArray_DATA(credit), cnp.PyArray_DATA(gradient), apart, False)
+            return gradient
+        finally:
+            self.leave()
+
+    def late_gradient(self, dh: ArrayLike, out: FloatArray | None = None) -> FloatArray:
+        """Return this step's gradient with the carry's part of it late: it comes after the block's end, in K shares.
+
+        The open block's part for `dh` is returned at once. What the carry has to say to the credits of a block is
+        computed when the block ends, for all of them together, and each of the next K calls returns a K-th of it. So
+        the carry is contracted once per block and not once per step; no part of the gradient is lost or counted twice.
+
+        Parameters
+        ----------
+        dh : (B, n_hidden) array
+            dloss/dh of this step.
+        out : (P, m) array, optional
+            Where to write the gradient.
+
+        Returns
+        -------
+        (P, m) array
+            A fresh array, or `out`.
+
+        Notes
+        -----
+        For training at every step: call it once per step. With theta fixed, the sum over a run and 2 K further steps
+        without credit is that of `gradient`. Cost: O(K P n) per lane and call, and a contraction per block. Where
+        nothing is carried (`TBPTT`), or the rule is local, it is `gradient`.
+
+        `accumulate`, `flush` and `run` go beside it; each begins its own sums.
+        """
+        cdef cnp.ndarray credit, gradient
+        self.enter()
+        try:
+            credit = as_credits("dh", dh, self.cell, -1, self.batch_size)
+            gradient = as_output(out, self.cell, 2, self.sizes.P, self.sizes.m, 0)
+            with nogil:
+                self.sweep_late(cnp.PyArray_DATA(credit), cnp.PyArray_DATA(gradient))
             return gradient
         finally:
             self.leave()
@@ -438,20 +479,55 @@ cdef class Engine(Buffers):
         # (P, m), or (B, P, m) if per_lane
         cdef Py_ssize_t size = <Py_ssize_t> self.sizes.P * self.sizes.m
         cdef int sums = self.batch_size if per_lane else 1, together = self.batch_size // sums, i
-        cdef void *delta = self.carry.delta
-        self.tape.sweep(self.tape, dh, delta, gradient, per_lane, add, self.carry.absorb_lane != NULL,
+        self.tape.sweep(self.tape, dh, self.carry.delta, gradient, per_lane, add, self.carry.absorb_lane != NULL,
                         threads_of(self.n_threads))
         for i in range(sums):
-            if self.carry.contract_lanes(self.carry, i * together, (i + 1) * together, delta,
-                                         <char *> gradient + i * size * self.cell.item,
-                                         add or self.tape.open_steps > 0) != FINE:
-                if gradient == self.pending:  # it has the tape's part already: half a gradient must not stay
-                    memset(self.pending, 0, size * self.cell.item)
-                with gil:
-                    self.carry.raise_failure()
-        if not self.cell.all_finite(sums * size, gradient):
-            if gradient == self.pending:  # these credits have no gradient, and must not spoil the next one
-                memset(self.pending, 0, size * self.cell.item)
+            self.contract(i * together, (i + 1) * together, <char *> gradient + i * size * self.cell.item,
+                          add or self.tape.open_steps > 0)
+        return self.check_gradient(gradient, sums)
+
+    cdef int sweep_late(self, const void *dh, void *gradient) except -1 nogil:
+        # gradient = the tape's part for dh, and a share of the carry's part for closed blocks; dh waits on the tape.
+        cdef bint add = self.late_steps > 0
+        cdef Py_ssize_t size = <Py_ssize_t> self.sizes.P * self.sizes.m
+        if self.tape.open_steps == 0 or self.carry.absorb_lane == NULL:  # nothing can wait, or nothing is carried
+            self.sweep(dh, gradient, False, False)
+        else:
+            if self.tape.credited and not self.tape.late:
+                self.sweep_credits()
+            self.tape.sweep(self.tape, dh, self.carry.delta, gradient, False, False, False, threads_of(self.n_threads))
+            self.tape.add_credit(self.tape, dh)
+            self.tape.late = True
+        if add:
+            self.combine(size, 1, self.late, 1, gradient)
+        self.check_gradient(gradient, 1)
+        self.late_steps -= add
+        return 0
+
+    cdef int contract_late(self) except -1 nogil:
+        # The carry's part for the tape's credits, and what is left of the blocks before, in K shares:
+        # late <- (late_steps late + delta J) / K
+        cdef Py_ssize_t size = <Py_ssize_t> self.sizes.P * self.sizes.m
+        cdef double share = 1.0 / self.block
+        cdef void *delta = self.carry.delta
+        self.tape.sweep(self.tape, NULL, delta, NULL, False, False, True, threads_of(self.n_threads))
+        self.combine(size, 0, self.late, self.late_steps * share, self.late)
+        self.combine(<Py_ssize_t> self.batch_size * self.sizes.S, 0, delta, share, delta)
+        self.late_steps = self.block
+        self.contract(0, self.batch_size, self.late, True)
+        return self.check_gradient(self.late, 1)
+
+    cdef int contract(self, int first, int end, void *gradient, bint add) except -1 nogil:
+        # gradient = (or +=) the carry's part for the credit delta (B, S) of some lanes
+        if self.carry.contract_lanes(self.carry, first, end, self.carry.delta, gradient, add) != FINE:
+            self.drop(gradient)
+            with gil:
+                self.carry.raise_failure()
+        return 0
+
+    cdef int check_gradient(self, void *gradient, int sums) except -1 nogil:
+        if not self.cell.all_finite(sums * <Py_ssize_t> self.sizes.P * self.sizes.m, gradient):
+            self.drop(gradient)
             with gil:
                 if not self.tape.credits_are_finite():
                     raise FloatingPointError(f"the sum of credits is not finite at step {self.steps}")
@@ -461,8 +537,22 @@ cdef class Engine(Buffers):
                 self.raise_overflow(lanes)
         return 0
 
+    cdef void drop(self, void *gradient) noexcept nogil:
+        # Half a gradient must not stay, nor spoil the next one: these credits have none.
+        if gradient == self.pending or gradient == self.late:
+            memset(gradient, 0, <Py_ssize_t> self.sizes.P * self.sizes.m * self.cell.item)
+
+    cdef void combine(self, Py_ssize_t size, double a, const void *x, double b, void *y) noexcept nogil:
+        # y <- a x + b y
+        if self.cell.single:
+            axpby[float](size, a, <const float *> x, b, <float *> y)
+        else:
+            axpby[double](size, a, <const double *> x, b, <double *> y)
+
     cdef int accumulate_credit(self, const void *dh) except -1 nogil:
         if self.tape.open_steps > 0:
+            if self.tape.credited and self.tape.late:
+                self.sweep_credits()
             self.tape.add_credit(self.tape, dh)
             return 0
         self.has_pending = True
@@ -471,15 +561,18 @@ cdef class Engine(Buffers):
     cdef int sweep_credits(self) except -1 nogil:
         if self.tape.credited:
             try:
-                self.has_pending = True
-                self.sweep(NULL, self.pending, False, True)
+                if self.tape.late:
+                    self.contract_late()
+                else:
+                    self.has_pending = True
+                    self.sweep(NULL, self.pending, False, True)
             finally:
                 self.tape.forget_credits()
         return 0
 
     cdef int flush_into(self, void *gradient) except -1 nogil:
         cdef Py_ssize_t size = <Py_ssize_t> self.sizes.P * self.sizes.m * self.cell.item
-        if self.tape.credited and not self.has_pending:  # straight into the gradient: it is large
+        if self.tape.credited and not self.tape.late and not self.has_pending:  # straight into the gradient
             try:
                 self.sweep(NULL, gradient, False, False)
             finally:
@@ -585,8 +678,8 @@ cdef class Engine(Buffers):
     def _buffers(self):
         return dict(self.kept)
 
-    def _restore(self, long long steps):
-        self.steps, self.has_pending = steps, True
+    def _restore(self, long long steps, int late_steps):
+        self.steps, self.late_steps, self.has_pending = steps, late_steps, True
 
 
 cdef int absorb(Engine e, int lane, int thread) noexcept nogil:

@@ -15,8 +15,8 @@ ctypedef int (*compute_step_function)(Tape tape, const Input *step, const void *
 ctypedef void (*add_credit_function)(Tape tape, const void *dh) noexcept nogil
 
 # gradient = (or += if add) the tape's part for dh (B, n) at the newest step, or for the stored credits if dh is NULL:
-# (P, m), or (B, P, m) if per_lane. delta (B, S) becomes what is left of the credit at the block's start, if
-# `reach_back`. With no open step, gradient is left as it is.
+# (P, m), or (B, P, m) if per_lane; NULL: only delta is wanted. delta (B, S) becomes what is left of the credit at the
+# block's start, if `reach_back`. With no open step, gradient is left as it is.
 ctypedef void (*sweep_function)(
     Tape tape, const void *dh, void *delta, void *gradient, bint per_lane, bint add, bint reach_back, int threads,
 ) noexcept nogil
@@ -36,6 +36,7 @@ cdef class Tape(Buffers):
     cdef readonly int batch_size, block
     cdef readonly int open_steps         # steps on the tape
     cdef bint credited                   # does it hold credits that no sweep has taken?
+    cdef bint late                       # are they those of `late_gradient`: is only the carry's part still to come?
     cdef int last_slot                   # of the newest snapshot of W_h; -1: none
     cdef bint keeps_w                    # are snapshots of W_h needed at all?
     cdef bint stays_empty                # for a local carry, which takes in each step at once

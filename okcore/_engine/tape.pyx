@@ -84,7 +84,7 @@ cdef class Tape(Buffers):
 
     cdef void forget_credits(self) noexcept nogil:
         memset(self.credit, 0, <Py_ssize_t> self.open_steps * self.batch_size * self.cell.sizes.n * self.cell.item)
-        self.credited = False
+        self.credited = self.late = False
 
     cdef bint credits_are_finite(self):
         return np.isfinite(self.kept["credit"]).all()
@@ -126,7 +126,10 @@ cdef class Tape(Buffers):
     def state_dict(self):
         """Return the open steps, copies; snapshots of W_h in the order of their first use."""
         j, kept = self.open_steps, self.kept
-        state = {"open_steps": j, "credited": bool(self.credited), "cut": kept["cut"][: j + 1].copy()}
+        state = {
+            "open_steps": j, "credited": bool(self.credited), "late_credits": bool(self.late),
+            "cut": kept["cut"][: j + 1].copy(),
+        }  # fmt: skip
         for name in ("u_hat", "d", "c", "credit", "w_slot", "w"):
             state[name] = kept[name][:j].copy()
         if self.keeps_w:
@@ -158,7 +161,8 @@ cdef class Tape(Buffers):
         for name, blocks in self.cell._always_zero:
             if checked[name][blocks].any():
                 raise ValueError(f"{name} is no tape of {type(self.cell).__name__}: what is always zero is not")
-        checked["credited"] = _validation.as_bool("credited", state["credited"])
+        for name in ("credited", "late_credits"):
+            checked[name] = _validation.as_bool(name, state[name])
         return checked
 
     def restore(self, checked):
@@ -167,7 +171,8 @@ cdef class Tape(Buffers):
             if name in ("cut", "credit"):  # what lies behind the open steps is read as zero
                 array[...] = 0
             array[: len(checked[name])] = checked[name]
-        self.open_steps, self.credited = checked["open_steps"], checked["credited"]
+        self.open_steps, self.credited, self.late = (
+            checked[name] for name in ("open_steps", "credited", "late_credits"))
         self.last_slot = checked["w_slot"][self.open_steps - 1] if self.open_steps and self.keeps_w else -1
         self.has_theta_T = False
 
@@ -296,7 +301,7 @@ cdef void sweep_back(
         for part in prange(parts, num_threads=parts, schedule="static"):
             sweep_lanes[floating](tape, part_start(B, MR_TAIL, part, parts),
                                   part_start(B, MR_TAIL, part + 1, parts), dh, delta, reach_back)
-    if open_steps > 0:
+    if open_steps > 0 and gradient != NULL:
         for i in range(sums):  # of every `sums`-th row, from row i on
             outer_products[floating](
                 open_steps * B // sums, sums, sizes.q, sizes.v, sizes.n, sizes.P,

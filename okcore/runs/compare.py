@@ -75,8 +75,9 @@ class ComparingTrainer(OnlineTrainer):
 
     def __init__(self, trainer, name, shadows):
         super().__init__(
-            trainer.cell, trainer.estimator, trainer.readout, trainer.optimizer, trainer.clip, trainer.update_every
-        )
+            trainer.cell, trainer.estimator, trainer.readout, trainer.optimizer, trainer.clip, trainer.update_every,
+            trainer.late_carry,
+        )  # fmt: skip
         self.estimators = {name: self.estimator} | shadows
         exact = [name for name, estimator in self.estimators.items() if estimator.quality == "exact"]
         self.reference = [*exact, name][0]

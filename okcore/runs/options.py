@@ -99,6 +99,11 @@ def add_options(parser, task):
         "--tolerance", type=checked(float, 0), default=TOLERANCE, metavar="T",
         help=f"relative noise of a reduction; 0: all terms are kept; see below (default {TOLERANCE})",
     )
+    gradient.add_argument(
+        "--late-carry", action=argparse.BooleanOptionalAction, default=False,
+        help="with an update at every step: what is carried from earlier blocks adds to the gradient once per block, "
+        "spread over the next block's steps (default: no)",
+    )
 
     learning = parser.add_argument_group("learning")
     learning.add_argument("--batch", type=checked(int, 1), metavar="B", help=f"number of lanes {default('batch')}")
@@ -285,6 +290,7 @@ def make_trainer(options, ranks=parallel.ONE_PROCESS):
     optimizer = OPTIMIZERS[options["optimizer"]](options["lr"])
     clip = options["clip"] or None
     trainer = ranks.make_trainer(
-        options["batch"], cell, estimator, readout, optimizer, clip, options["update_every"]
+        options["batch"], cell, estimator, readout, optimizer, clip, options["update_every"],
+        options["late_carry"],
     )
     return trainer, task
