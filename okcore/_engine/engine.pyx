@@ -236,6 +236,11 @@ cdef class Engine(Buffers):
         (P, m) array
             A fresh array, or `out`.
 
+        Raises
+        ------
+        FloatingPointError
+            If the gradient overflows; names the lane. The credit may have been taken.
+
         Notes
         -----
         For training at every step: call it once per step. With theta fixed, the sum over a run and 2 K further steps

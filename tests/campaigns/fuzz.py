@@ -50,7 +50,7 @@ LEFT_OUT = {
 
 # After FloatingPointError from these the step may have been taken, or credits dropped, as their docstrings say. The
 # parameters must still be as they were, but for those of `fit`, which updates at every step.
-PARTIAL = {"step", "accumulate", "flush", "run", "reset", "partial_fit", "predict", "fit"}
+PARTIAL = {"step", "accumulate", "flush", "late_gradient", "run", "reset", "partial_fit", "predict", "fit"}
 # These change nothing even where they succeed
 PURE = {
     "gradient", "influence", "clone", "state_dict", "get state", "get stats", "pickle", "deepcopy", "evaluate_bits",
@@ -294,7 +294,7 @@ class AnEstimator(Subject):
         "step": lambda s: s.floats(s.B, s.n), "gradient": lambda s: s.floats(*s.cell.theta.shape),
         "input_gradient": lambda s: s.floats(s.B, s.v),
     }  # fmt: skip
-    out["flush"] = out["gradient"]
+    out["flush"] = out["late_gradient"] = out["gradient"]
 
     def state_of(self, estimator):
         return estimator.state_dict() | {"theta": estimator.cell.theta.copy()}
@@ -449,7 +449,8 @@ CONSTRUCTOR = {
     "copies": lambda s: 2, "mixing": lambda s: "sampling", "tolerance": lambda s: 0.1, "first_lane": lambda s: 1,
     "learning_rate": lambda s: 0.1, "beta1": lambda s: 0.5, "beta2": lambda s: 0.5, "eps": lambda s: 1e-8,
     "estimator": lambda s: s.new_estimator(s.cell), "readout": lambda s: s.new_readout(),
-    "optimizer": lambda s: s.new_optimizer(), "clip": lambda s: 1.0, "carry": lambda s: Forgets(s.cell, s.B),
+    "optimizer": lambda s: s.new_optimizer(), "clip": lambda s: 1.0, "late_carry": lambda s: bool(s.rng.integers(2)),
+    "carry": lambda s: Forgets(s.cell, s.B),
     "delay": lambda s: 2, "values": lambda s: np.sin(np.arange(20.0)), "length": lambda s: 2,
     "source": lambda s: b"to be or not to be", "valid": lambda s: b"to be",
     "reset_every": lambda s: 3,
