@@ -109,8 +109,10 @@ cdef void gram_matrix(
 
 # x . y and x . x, accumulated in float64
 cdef double dot_in_double(Py_ssize_t size, const floating *x, const floating *y) noexcept nogil
-cdef void axpby(Py_ssize_t size, double a, const floating *x, double b, floating *y) noexcept nogil  # y <- a x + b y
 cdef double sum_of_squares(Py_ssize_t size, const floating *x) noexcept nogil
+
+# y <- a x + b y
+cdef void axpby(Py_ssize_t size, double a, const floating *x, double b, floating *y) noexcept nogil
 
 # outputs (rows, columns) <- scale (softmax of each row - one at its symbol y); returns the sum of -log softmax[y]
 cdef double softmax_credit(

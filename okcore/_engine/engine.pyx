@@ -495,7 +495,9 @@ cdef class Engine(Buffers):
         # gradient = the tape's part for dh, and a share of the carry's part for closed blocks; dh waits on the tape.
         cdef bint add = self.late_steps > 0
         cdef Py_ssize_t size = <Py_ssize_t> self.sizes.P * self.sizes.m
-        if self.tape.open_steps == 0 or self.carry.absorb_lane == NULL:  # nothing can wait, or nothing is carried
+        if self.carry.absorb_lane == NULL:  # nothing is carried, or a local rule: nothing is ever late
+            return self.sweep(dh, gradient, False, False)
+        if self.tape.open_steps == 0:  # there is no tape on which a credit could wait
             self.sweep(dh, gradient, False, False)
         else:
             if self.tape.credited and not self.tape.late:
