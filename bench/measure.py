@@ -21,7 +21,6 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 import okcore
 from okcore import _kernels
-from okcore._engine.block_length import CANDIDATES
 
 TOY = os.environ.get("OKCORE_BENCH_TOY") == "1"
 
@@ -62,13 +61,15 @@ def sizes(*values):
 class Stream:
     """An estimator on a random stream: one call is a step and a gradient.
 
-    With `every` above 1, that many steps share a gradient. With `update`, theta moves a little with every gradient.
+    With `every` above 1, that many steps share a gradient. With `late`, gradients are late ones. With `update`, theta
+    moves a little with every gradient.
     """
 
-    def __init__(self, estimator, every=1, update=False):
+    def __init__(self, estimator, every=1, update=False, late=False):
         cell, lanes = estimator.cell, estimator.batch_size
         rng = np.random.default_rng(0)
         self.estimator, self.every, self.update, self.taken = estimator, every, update, 0
+        self.gradient = estimator.late_gradient if late else estimator.gradient
         self.xs = list(rng.normal(size=(97, lanes, cell.n_in)).astype(cell.dtype))  # a constant input has low rank
         self.dh = rng.normal(size=(lanes, cell.n_hidden)).astype(cell.dtype)
         self.h, self.g, self.change = np.empty_like(self.dh), np.empty_like(cell.theta), np.empty_like(cell.theta)
@@ -77,7 +78,7 @@ class Stream:
         self.estimator.step(self.xs[self.taken % 97], out=self.h)
         self.taken += 1
         if self.every == 1:
-            self.estimator.gradient(self.dh, out=self.g)
+            self.gradient(self.dh, out=self.g)
         else:
             self.estimator.accumulate(self.dh)
             if self.taken % self.every == 0:
@@ -111,9 +112,9 @@ class Stream:
         self.taken += self.period
 
 
-def stream(form, n, cell="RNN", n_in=16, every=1, update=False, **options):
+def stream(form, n, cell="RNN", n_in=16, every=1, update=False, late=False, **options):
     """Return the estimator of that form for a new cell, on a random stream."""
-    return Stream(make_estimator(form, CELLS[cell](n_in, n, rng=0), **options), every, update)
+    return Stream(make_estimator(form, CELLS[cell](n_in, n, rng=0), **options), every, update, late)
 
 
 def target(row, words, setup=None, **params):
@@ -261,23 +262,6 @@ def products(shapes):
     return job
 
 
-def sweep_blocks(form, cell, n, rank, every, lanes):
-    """Return the K that "auto" chooses, and the seconds per step for each K (medians over rounds)."""
-
-    def job(block):
-        return stream(form, n, cell, rank=rank, block=block, batch=lanes, every=every, update_every=every)
-
-    estimator = job("auto").estimator
-    auto, shortest, longest = estimator.block, 1, 128
-    if form == "rtrl":  # up to n^4 with short blocks: skip those far shorter than auto's
-        shortest, longest = auto / 8, max(1, estimator.cell.theta.shape[1] // estimator.cell.n_terms)
-    found = {}
-    for K in (K for K in CANDIDATES if shortest <= K <= longest):
-        blocks = job(K).steps((-(-rank // K) + 2) * K)  # fills the carry
-        found[K] = typical_seconds(blocks.block, 5, 0.03, np.median) / blocks.period
-    return auto, found
-
-
 # ---- growth with n: RNN, 16 inputs, one lane -------------------------------------------------------------------------
 
 TIME_SIZES = dict.fromkeys(FORMS, (96, 128, 192, 256, 384, 512)) | {"rtrl-block1": (96, 128, 192, 256)}
@@ -287,19 +271,19 @@ if TOY:
     TIME_SIZES = MEMORY_SIZES = dict.fromkeys(FORMS, (4, 8))
 
 
-def seconds_per_step(form, n, flushed=False):
-    """Return the seconds per step over whole blocks, the best of several rounds.
+GRADIENTS = "at every step", "late", "once per block"
 
-    Each step has a gradient or, if `flushed`, all steps of a period (whole blocks) share one.
-    """
-    job = stream(form, n)
-    return typical_seconds(job.run if flushed else job.block, 3, 0.05) / job.period
+
+def seconds_per_step(form, n, gradient="at every step"):
+    """Return the seconds per step over whole blocks, the best of several rounds, with one of `GRADIENTS`."""
+    job = stream(form, n, late=gradient == "late")
+    return typical_seconds(job.run if gradient == "once per block" else job.block, 3, 0.05) / job.period
 
 
 @functools.cache  # for differences of exponents
-def exponent_of_time(form, flushed=False):
+def exponent_of_time(form, gradient):
     """Return the exponent of time in n."""
-    return exponent(TIME_SIZES[form], [seconds_per_step(form, n, flushed) for n in TIME_SIZES[form]])
+    return exponent(TIME_SIZES[form], [seconds_per_step(form, n, gradient) for n in TIME_SIZES[form]])
 
 
 @functools.cache
@@ -350,17 +334,16 @@ def remembering_cell(n_in, n):
     return cell
 
 
-def gradient_error(form, cell, steps, seeds, **options):
-    """Return the relative error of one gradient after so many steps, one lane: RMS over draws, against exact RTRL."""
+def gradient_error(cell, steps, seeds, **options):
+    """Return the relative error of one of OK's gradients after so many steps, one lane: RMS over draws."""
     rng = np.random.default_rng(1)
     xs = rng.normal(size=(steps, 1, cell.n_in)).astype(cell.dtype)
     dh = rng.normal(size=(1, cell.n_hidden)).astype(cell.dtype)
 
-    def gradient(form, seed, **options):
+    def gradient(form, seed):
         estimator = make_estimator(form, cell, seed, **options)
         estimator.run(xs)
         return estimator.gradient(dh)
 
     exact = gradient("rtrl", 0)
-    errors = [relative_error(gradient(form, seed, **options), exact) for seed in range(seeds if draws(form) else 1)]
-    return float(np.sqrt(np.mean(np.square(errors))))
+    return float(np.sqrt(np.mean([relative_error(gradient("ok", seed), exact) ** 2 for seed in range(seeds)])))
