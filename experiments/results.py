@@ -3,6 +3,7 @@
 collect  docs/results/EXPERIMENT/RUN.json: options, versions and metrics of every run in the folders
 time     docs/results/step-times.json: milliseconds of a step of each configuration in the folders, on one thread and
          in one sitting, so that seconds can be compared whatever ran beside the runs. Let nothing else run meanwhile.
+noise    docs/results/noise.json: error and milliseconds of each estimator's gradient, from the comparisons of noise.sh
 costs    docs/results/costs.json: milliseconds of a training step by algorithm, units and lanes, measured likewise
 draw     the figures beside these files, and the tables as Markdown on standard output
 
@@ -33,7 +34,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
-TIMES, COSTS = RESULTS / "step-times.json", RESULTS / "costs.json"
+TIMES, COSTS, NOISE = (RESULTS / f"{name}.json" for name in ("step-times", "costs", "noise"))
 LINES = 80                              # of a run's metrics that are kept
 CURRICULA = {"copy": "length", "delay": "longest"}  # tasks that grow, and the attribute that says how far
 PLACES = {"copy": (1, 5, 10, 15, 20, 30), "delay": (1, 30, 300, 3000)}  # where steps are timed
@@ -166,6 +167,27 @@ def seconds_of_a_step(trainer, task, place):
     return best
 
 
+def noise(folders):
+    """Write the error of a gradient, relative to the exact one, and the milliseconds of a step, by estimator.
+
+    Means over the last fifth of each comparison, when the network has learned most, and the delay or length by then.
+    """
+    found = {}
+    for run in okcore.load_runs([path.parent for folder in folders for path in sorted(folder.glob("*/metrics.jsonl"))]):
+        last = run.metrics["step"] > 0.8 * run.metrics["step"][-1]
+        names = [name.partition("/")[2] for name in run.metrics if name.startswith("step_ms/")]
+
+        def mean(what, name, run=run, last=last):
+            values = run.metrics.get(f"{what}/{name}", np.zeros(len(last)))  # the exact one has no error
+            return float(f"{np.nanmean(values[last]):.4g}")
+
+        reached = [int(value) for value in run.metrics[measure_of(run)][[np.argmax(last), -1]]]
+        points = {name: [mean("relative_error", name), mean("step_ms", name)] for name in names}
+        steps = int(run.metrics["step"][-1])
+        found[run.folder.name] = {"options": run.options, "steps": steps, "reached": reached, "points": points}
+    NOISE.write_text(json.dumps(found, indent=1) + "\n")
+
+
 HORIZONS = 6, 12, 25, 50, 100, 200, 400
 ALGORITHMS = {f"TBPTT({h})": {"estimator": "tbptt", "block": h} for h in HORIZONS}
 ALGORITHMS |= {f"OK({r})": {"estimator": "ok", "rank": r} for r in (2, 4, 16)}
@@ -259,6 +281,8 @@ def draw(folders):
             write([until(BUDGET[n], line) for line in found], f"delay-{n}", "seconds")
     if COSTS.exists():
         draw_costs(json.loads(COSTS.read_text())["milliseconds"])
+    if NOISE.exists():
+        draw_noise(json.loads(NOISE.read_text()))
     for experiment in "copy", "ptb":
         if runs := read(experiment):
             for x in "steps", "seconds":
@@ -321,6 +345,56 @@ def draw_costs(costs):
             figure_style.save(figure, RESULTS / f"break-even.{kind}", dpi=160)
 
 
+def draw_noise(found):
+    """Draw and print the error of a gradient against the time of a step: OK by rank and block, and the others."""
+    ranks, blocks = (2, 4, 8, 16), {1: "s", 4: "^", 16: "o"}
+    colors = dict(zip(ranks, figure_style.COLORS.values(), strict=False))
+    with figure_style.styled():
+        figure, panels = plt.subplots(1, len(found), figsize=(3.5 * len(found), 3.4), squeeze=False)
+        for axes, (name, comparison) in zip(panels[0], found.items(), strict=True):
+            points, options = dict(comparison["points"]), comparison["options"]
+            said = f"{measured_words(options)} {comparison['reached'][0]} to {comparison['reached'][1]}"
+            axes.set_title(f"{options['task']}, n = {options['hidden']}, trained to {said}")
+            print(f"| {name} | error | ms |\n|---|---|---|")
+            for what, (error, ms) in sorted(points.items(), key=lambda item: item[1]):
+                print(f"| {what} | {error:.3f} | {ms:.2f} |")
+            for rank in ranks:
+                line = [points.pop(f"ok rank={rank} block={block} tolerance=0") for block in blocks]
+                axes.loglog([ms for _, ms in line], [error for error, _ in line], color=colors[rank])
+                for (error, ms), marker in zip(line, blocks.values(), strict=True):
+                    axes.loglog(ms, error, marker, color=colors[rank])
+            for what, (error, ms) in points.items():
+                if error:
+                    axes.loglog(ms, error, "x", color="black")
+                    axes.annotate(short(what), (ms, error), (3, 2), textcoords="offset points", fontsize=6)
+                else:
+                    axes.axvline(ms, color="black", linestyle="--", label="exact RTRL: no error")
+            axes.set_xlabel("ms per step with its gradient (one thread)")
+        panels[0][0].set_ylabel("error of a gradient, relative to the exact one")
+        for rank in ranks:
+            axes.plot([], [], color=colors[rank], label=f"OK({rank})")
+        for block, marker in blocks.items():
+            axes.plot([], [], marker, color="gray", label=f"blocks of {block}")
+        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        for kind in "svg", "png":
+            figure_style.save(figure, RESULTS / f"noise.{kind}", dpi=160)
+
+
+def measured_words(options):
+    """Return what is measured of a task, in a word."""
+    return TASKS[options["task"]].measure.removeprefix("copy_")
+
+
+def short(spec):
+    """Return the specification of an estimator in few words."""
+    name, *options = spec.split()
+    options = dict(option.split("=") for option in options)
+    return {
+        "ok": f"tol. {options.get('tolerance')}", "tbptt": f"TBPTT({options.get('block')})", "kf-rtrl": "KF-RTRL",
+        "uoro": "UORO", "snap1": "SnAp-1",
+    }[name]  # fmt: skip
+
+
 def bounded(horizon):
     """Return a horizon in words, within those that were measured."""
     return {HORIZONS[0]: f"≤ {HORIZONS[0]}", HORIZONS[-1]: f"≥ {HORIZONS[-1]}"}.get(round(horizon), f"{horizon:.0f}")
@@ -336,11 +410,12 @@ def table(found, budget):
 
 def main():
     """Do what the command line says."""
+    jobs = {"collect": collect, "time": time_steps, "noise": noise, "costs": time_costs, "draw": draw}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("collect", "time", "costs", "draw"))
+    parser.add_argument("what", choices=tuple(jobs))
     parser.add_argument("folders", nargs="*", type=Path, metavar="DIR", help="folders of sweeps")
     arguments = parser.parse_args()
-    {"collect": collect, "time": time_steps, "costs": time_costs, "draw": draw}[arguments.what](arguments.folders)
+    jobs[arguments.what](arguments.folders)
 
 
 if __name__ == "__main__":
