@@ -350,7 +350,7 @@ def draw_noise(found):
     ranks, blocks = (2, 4, 8, 16), {1: "s", 4: "^", 16: "o"}
     colors = dict(zip(ranks, figure_style.COLORS.values(), strict=False))
     with figure_style.styled():
-        figure, panels = plt.subplots(1, len(found), figsize=(3.5 * len(found), 3.4), squeeze=False)
+        figure, panels = plt.subplots(1, len(found), figsize=(2 + 3.6 * len(found), 3.4), squeeze=False)
         for axes, (name, comparison) in zip(panels[0], found.items(), strict=True):
             points, options = dict(comparison["points"]), comparison["options"]
             said = f"{measured_words(options)} {comparison['reached'][0]} to {comparison['reached'][1]}"
@@ -365,8 +365,9 @@ def draw_noise(found):
                     axes.loglog(ms, error, marker, color=colors[rank])
             for what, (error, ms) in points.items():
                 if error:
+                    place, side = ((-3, -7), "right") if what.startswith("ok ") else ((3, 2), "left")
                     axes.loglog(ms, error, "x", color="black")
-                    axes.annotate(short(what), (ms, error), (3, 2), textcoords="offset points", fontsize=6)
+                    axes.annotate(short(what), (ms, error), place, textcoords="offset points", fontsize=6, ha=side)
                 else:
                     axes.axvline(ms, color="black", linestyle="--", label="exact RTRL: no error")
             axes.set_xlabel("ms per step with its gradient (one thread)")
@@ -390,7 +391,7 @@ def short(spec):
     name, *options = spec.split()
     options = dict(option.split("=") for option in options)
     return {
-        "ok": f"tol. {options.get('tolerance')}", "tbptt": f"TBPTT({options.get('block')})", "kf-rtrl": "KF-RTRL",
+        "ok": f"tolerance {options.get('tolerance')}", "tbptt": f"TBPTT({options.get('block')})", "kf-rtrl": "KF-RTRL",
         "uoro": "UORO", "snap1": "SnAp-1",
     }[name]  # fmt: skip
 
