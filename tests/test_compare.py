@@ -38,10 +38,10 @@ def rtrl(cell, number):
 
 # (estimator that trains, its name, shadows with the constructors' own calls, the reference, more options)
 CASES = {
-    "a shadow is exact": ("ok", "ok rank=2 block=4 tolerance=0.1", {
+    "a shadow is exact": ("ok", "ok rank=2 block=4 tolerance=0.3", {
         "kf-rtrl": lambda cell, number: okcore.KFRTRL(cell, 2, 4, 3, rng=stream(number)),
         "rtrl": rtrl,
-        "ok rank=1 block=1": lambda cell, number: okcore.OK(cell, 1, 1, "signs", 3, stream(number), tolerance=0.1),
+        "ok rank=1 block=1": lambda cell, number: okcore.OK(cell, 1, 1, "signs", 3, stream(number), tolerance=0.3),
         "rtrl block=1": lambda cell, number: okcore.RTRL(cell, block=1, batch_size=3),
     }, "rtrl", {}),
     "what trains is exact": ("rtrl", "rtrl block=4", {
@@ -294,7 +294,7 @@ def test_what_is_said_and_drawn(whole, tmp_path):
     table = said[said.index("Gradients at every step against those of rtrl (exact)") :].splitlines()
     assert re.split("  +", table[1])[1:] == ["cosine", "relative error", "variance", "ms per step and gradient"]
     (run,) = okcore.load_runs(tmp_path / "run")
-    own = "ok rank=2 block=4 tolerance=0.1"
+    own = "ok rank=2 block=4 tolerance=0.3"
     for row, name in zip(table[2:5], (own, "rtrl", "uoro"), strict=True):
         assert row.strip().startswith(name)
         numbers = [float(text) for text in row.replace(name, "", 1).split()]
@@ -311,7 +311,7 @@ def test_what_is_said_and_drawn(whole, tmp_path):
 
 def test_what_is_said_where_none_is_exact(tmp_path):
     said, _ = compared(tmp_path, "uoro")
-    assert "against those of ok rank=2 block=4 tolerance=0.1 (not exact: it is what trains)" in said
+    assert "against those of ok rank=2 block=4 tolerance=0.3 (not exact: it is what trains)" in said
 
 
 def test_without_matplotlib_the_rest_is_there(tmp_path, monkeypatch):
@@ -337,7 +337,7 @@ def test_a_text(tmp_path):
     (["ok lr=1"], "ok takes rank, block, tolerance, got 'lr'"),
     (["ok --rank=1"], "ok takes rank, block, tolerance, got '--rank'"),
     (["uoro", " uoro "], "got 'uoro' twice"),
-    (["ok  rank=2 block=4 tolerance=0.1"], r"got 'ok rank=2 block=4 tolerance=0.1' twice \('ok rank=2"),
+    (["ok  rank=2 block=4 tolerance=0.3"], r"got 'ok rank=2 block=4 tolerance=0.3' twice \('ok rank=2"),
 ])  # fmt: skip
 def test_what_is_refused(specs, words, tmp_path):
     _, errors = compared(tmp_path / "run", *specs, status=1)
