@@ -1,8 +1,8 @@
 #!/bin/sh
 # Noise against cost while a network is trained by exact gradients: estimators of every kind see the same steps, and the
-# errors of their gradients and their times are measured. For the figures of docs/results/noise:
+# errors of their gradients and their times are measured. `results.py noise runs/noise` and `draw` make docs/results/noise.svg:
 #
-#   sh experiments/noise.sh delay --hidden 32 --steps 40000 --out runs/noise/delay-32
+#   sh experiments/noise.sh delay --hidden 32 --steps 60000 --out runs/noise/delay-32
 #   sh experiments/noise.sh copy --preset paper --steps 15000 --out runs/noise/copy-128
 task=$1
 shift

@@ -27,7 +27,7 @@ import okcore
 from okcore import _config
 from okcore.runs import checkpoint, figure_style, plot
 from okcore.runs.load import LoadedRun
-from okcore.runs.options import from_mapping, make_trainer
+from okcore.runs.options import from_mapping, make_trainer, shadow_options
 from okcore.tasks import TASKS
 
 matplotlib.use("Agg")
@@ -184,7 +184,9 @@ def noise(folders):
         reached = [int(value) for value in run.metrics[measure_of(run)][[np.argmax(last), -1]]]
         points = {name: [mean("relative_error", name), mean("step_ms", name)] for name in names}
         steps = int(run.metrics["step"][-1])
-        found[run.folder.name] = {"options": run.options, "steps": steps, "reached": reached, "points": points}
+        found[run.folder.name] = {
+            "options": run.options, "versions": run.versions, "steps": steps, "reached": reached, "points": points,
+        }  # fmt: skip
     NOISE.write_text(json.dumps(found, indent=1) + "\n")
 
 
@@ -263,12 +265,16 @@ def until(x, line):
     return replace(line, x=line.x[there], mean=line.mean[there], deviation=line.deviation[there])
 
 
-def write(figure_lines, name, x, width=7.0):
+def save(figure, name):
     """Write a figure as SVG and PNG."""
+    for kind in "svg", "png":
+        figure_style.save(figure, RESULTS / f"{name}.{kind}", dpi=160)
+
+
+def write(figure_lines, name, x, width=7.0):
+    """Draw learning curves and write the figure."""
     with figure_style.styled():
-        figure = plot.figure_of(figure_lines, x, width)
-        for kind in "svg", "png":
-            figure_style.save(figure, RESULTS / f"{name}.{kind}", dpi=160)
+        save(plot.figure_of(figure_lines, x, width), name)
 
 
 def draw(folders):
@@ -341,8 +347,7 @@ def draw_costs(costs):
         panels[0].set_ylabel("window of TBPTT that costs as much")
         figure.draw_without_rendering()
         figure_style.label_lines(axes, ends)
-        for kind in "svg", "png":
-            figure_style.save(figure, RESULTS / f"break-even.{kind}", dpi=160)
+        save(figure, "break-even")
 
 
 def draw_noise(found):
@@ -353,8 +358,8 @@ def draw_noise(found):
         figure, panels = plt.subplots(1, len(found), figsize=(2 + 3.6 * len(found), 3.4), squeeze=False)
         for axes, (name, comparison) in zip(panels[0], found.items(), strict=True):
             points, options = dict(comparison["points"]), comparison["options"]
-            said = f"{measured_words(options)} {comparison['reached'][0]} to {comparison['reached'][1]}"
-            axes.set_title(f"{options['task']}, n = {options['hidden']}, trained to {said}")
+            first, last = comparison["reached"]
+            axes.set_title(f"{options['task']}, n = {options['hidden']}, at {first} to {last}")
             print(f"| {name} | error | ms |\n|---|---|---|")
             for what, (error, ms) in sorted(points.items(), key=lambda item: item[1]):
                 print(f"| {what} | {error:.3f} | {ms:.2f} |")
@@ -365,9 +370,10 @@ def draw_noise(found):
                     axes.loglog(ms, error, marker, color=colors[rank])
             for what, (error, ms) in points.items():
                 if error:
-                    place, side = ((-3, -7), "right") if what.startswith("ok ") else ((3, 2), "left")
+                    side = {"textcoords": "offset points", "ha": "right" if what.startswith("ok ") else "left"}
+                    place = (3, 2) if side["ha"] == "left" else (-3, -7)
                     axes.loglog(ms, error, "x", color="black")
-                    axes.annotate(short(what), (ms, error), place, textcoords="offset points", fontsize=6, ha=side)
+                    axes.annotate(name_of(shadow_options(what, options)), (ms, error), place, fontsize=6, **side)
                 else:
                     axes.axvline(ms, color="black", linestyle="--", label="exact RTRL: no error")
             axes.set_xlabel("ms per step with its gradient (one thread)")
@@ -377,23 +383,7 @@ def draw_noise(found):
         for block, marker in blocks.items():
             axes.plot([], [], marker, color="gray", label=f"blocks of {block}")
         axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
-        for kind in "svg", "png":
-            figure_style.save(figure, RESULTS / f"noise.{kind}", dpi=160)
-
-
-def measured_words(options):
-    """Return what is measured of a task, in a word."""
-    return TASKS[options["task"]].measure.removeprefix("copy_")
-
-
-def short(spec):
-    """Return the specification of an estimator in few words."""
-    name, *options = spec.split()
-    options = dict(option.split("=") for option in options)
-    return {
-        "ok": f"tolerance {options.get('tolerance')}", "tbptt": f"TBPTT({options.get('block')})", "kf-rtrl": "KF-RTRL",
-        "uoro": "UORO", "snap1": "SnAp-1",
-    }[name]  # fmt: skip
+        save(figure, "noise")
 
 
 def bounded(horizon):
