@@ -27,6 +27,12 @@ cdef extern from "simd.h" nogil:
     void okcore_dgemm(
         Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, double alpha, const double *A, Py_ssize_t rs_a, Py_ssize_t cs_a,
         const double *B, Py_ssize_t ldb, double beta, double *C, Py_ssize_t ldc)
+    void okcore_sgradual_gemm(
+        Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, float alpha, const float *A, Py_ssize_t rs_a, Py_ssize_t cs_a,
+        const float *B, Py_ssize_t ldb, float beta, float *C, Py_ssize_t ldc)
+    void okcore_dgradual_gemm(
+        Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, double alpha, const double *A, Py_ssize_t rs_a, Py_ssize_t cs_a,
+        const double *B, Py_ssize_t ldb, double beta, double *C, Py_ssize_t ldc)
     void okcore_sgemm_nt(
         Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, float alpha, const float *A, Py_ssize_t lda,
         const float *B, Py_ssize_t ldb, float beta, float *C, Py_ssize_t ldc)
@@ -434,15 +440,27 @@ cdef void mix_panel(
             else:
                 for col in range(width):
                     copy[i * GRAM_LD + col] = <floating> (rows[i][start + col] * scales[i])
-        gemm[floating](True, False, rank, width, N, 1, casts, r, copy, GRAM_LD, 0, X_new + start, <int> columns)
+        mix_rows[floating](N, r, rank, width, casts, copy, X_new + start, <int> columns)
         return
     for i in range(N):
         for col in range(width):
             packed[i * GRAM_LD + col] = rows[i][start + col] * (1.0 if scales == NULL else scales[i])
-    gemm[double](True, False, rank, width, N, 1, mix, r, packed, GRAM_LD, 0, mixed, GRAM_LD)
+    mix_rows[double](N, r, rank, width, mix, packed, mixed, GRAM_LD)
     for i in range(rank):
         for col in range(width):
             X_new[i * columns + start + col] = <floating> mixed[i * GRAM_LD + col]
+
+
+cdef void mix_rows(
+    int N, int r, int rank, int width, const floating *mix, const floating *X, floating *X_new, int ldx,
+) noexcept nogil:
+    # Rows may be denormal, and their weights large.
+    if rank > 1 and not okcore_vectorised():
+        blas_gemm[floating](True, False, rank, width, N, 1, mix, r, X, GRAM_LD, 0, X_new, ldx)
+    elif floating is float:
+        okcore_sgradual_gemm(rank, width, N, 1, mix, 1, r, X, GRAM_LD, 0, X_new, ldx)
+    else:
+        okcore_dgradual_gemm(rank, width, N, 1, mix, 1, r, X, GRAM_LD, 0, X_new, ldx)
 
 
 cdef void multiply_in_place(

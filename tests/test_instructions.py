@@ -1,13 +1,14 @@
 """The hand-written kernels give the same numbers, to rounding, on every instruction set that this processor has."""
 
 import os
+import platform
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from okcore import _kernels
+from okcore import _kernels, kron
 from tests.helpers import INSTRUCTION_SETS, assert_close
 
 PROGRAM = """
@@ -52,3 +53,18 @@ def test_an_unknown_instruction_set_is_refused():
     done = subprocess.run([sys.executable, "-c", "import okcore"], env=environment, capture_output=True, text=True)
     assert done.returncode == 1 and "OKCORE_INSTRUCTIONS must be one of baseline, " in done.stderr
     assert "got 'sse'" in done.stderr
+
+
+@pytest.mark.skipif(
+    platform.machine() not in ("x86_64", "AMD64") or _kernels.instructions() == "baseline",
+    reason="denormal numbers are slow on x86 only, and BLAS multiplies in the baseline",
+)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_products_take_denormal_numbers_for_zero_and_leave_the_callers_alone(dtype):
+    H, A = np.eye(40, dtype=dtype), np.ones((3, 40, 50), dtype)
+    tiny = np.finfo(dtype).tiny
+    A[1] = tiny
+    A[2] = tiny / 2**10
+    small = kron.left_multiply(H / 2**5, A)
+    assert (small[0] == A.dtype.type(2**-5)).all() and not small[1:].any()
+    assert (A[1] / A.dtype.type(2**5) > 0).all() and (A[2] * A.dtype.type(2**20) > tiny).all()

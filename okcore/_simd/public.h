@@ -14,13 +14,19 @@ double PUBLIC(dot_in_double)(ptrdiff_t size, const REAL *x, const REAL *y)
 void PUBLIC(gemm)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, REAL alpha, const REAL *A, ptrdiff_t rs_a, ptrdiff_t cs_a,
                   const REAL *B, ptrdiff_t ldb, REAL beta, REAL *C, ptrdiff_t ldc)
 {
-    DISPATCH(gemm, m, n, k, alpha, A, rs_a, cs_a, B, ldb, beta, C, ldc)
+    FLUSHED(gemm, m, n, k, alpha, A, rs_a, cs_a, B, ldb, beta, C, ldc)
 }
 
 void PUBLIC(gemm_nt)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, REAL alpha, const REAL *A, ptrdiff_t lda, const REAL *B,
                      ptrdiff_t ldb, REAL beta, REAL *C, ptrdiff_t ldc)
 {
-    DISPATCH(gemm_nt, m, n, k, alpha, A, lda, B, ldb, beta, C, ldc)
+    FLUSHED(gemm_nt, m, n, k, alpha, A, lda, B, ldb, beta, C, ldc)
+}
+
+void PUBLIC(gradual_gemm)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, REAL alpha, const REAL *A, ptrdiff_t rs_a,
+                          ptrdiff_t cs_a, const REAL *B, ptrdiff_t ldb, REAL beta, REAL *C, ptrdiff_t ldc)
+{
+    DISPATCH(gemm, m, n, k, alpha, A, rs_a, cs_a, B, ldb, beta, C, ldc)
 }
 
 void PUBLIC(transpose)(ptrdiff_t rows, ptrdiff_t columns, const REAL *X, REAL *Y, ptrdiff_t ldy)
@@ -31,24 +37,24 @@ void PUBLIC(transpose)(ptrdiff_t rows, ptrdiff_t columns, const REAL *X, REAL *Y
 void PUBLIC(times_grid)(ptrdiff_t rows, ptrdiff_t k, ptrdiff_t G, ptrdiff_t n, const REAL *X, const REAL *grid,
                         ptrdiff_t next_grid, REAL *Y)
 {
-    DISPATCH(times_grid, rows, k, G, n, X, grid, next_grid, Y)
+    FLUSHED(times_grid, rows, k, G, n, X, grid, next_grid, Y)
 }
 
 void PUBLIC(grid_times)(ptrdiff_t k, ptrdiff_t G, ptrdiff_t n, const REAL *grid, const REAL *W, REAL *M)
 {
-    DISPATCH(grid_times, k, G, n, grid, W, M)
+    FLUSHED(grid_times, k, G, n, grid, W, M)
 }
 
 int PUBLIC(own_unit_update)(ptrdiff_t k, ptrdiff_t q, ptrdiff_t G, ptrdiff_t n, ptrdiff_t m, const REAL *H,
                             const REAL *d, const REAL *u, REAL *J)
 {
-    DISPATCH(own_unit_update, k, q, G, n, m, H, d, u, J)
+    FLUSHED(own_unit_update, k, q, G, n, m, H, d, u, J)
 }
 
 void PUBLIC(own_unit_contract)(ptrdiff_t k, ptrdiff_t G, ptrdiff_t n, ptrdiff_t m, const REAL *delta, const REAL *J,
                                REAL beta, REAL *gradient)
 {
-    DISPATCH(own_unit_contract, k, G, n, m, delta, J, beta, gradient)
+    FLUSHED(own_unit_contract, k, G, n, m, delta, J, beta, gradient)
 }
 
 #define STEP(name, G, k, q)                                                                                            \

@@ -1,5 +1,7 @@
 /* Kernels written by hand, chosen at run time by what the processor has; docs/performance.md says what each one gains.
-   All matrices are row-major, and ld is the distance between two rows. */
+   All matrices are row-major, and ld is the distance between two rows.
+
+   On x86 the products below take denormal numbers for zero, and give zero instead of one, where nothing else is said. */
 
 #ifndef OKCORE_SIMD_H
 #define OKCORE_SIMD_H
@@ -34,6 +36,12 @@ void okcore_sgemm(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, float alpha, const floa
                   const float *B, ptrdiff_t ldb, float beta, float *C, ptrdiff_t ldc);
 void okcore_dgemm(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, double alpha, const double *A, ptrdiff_t rs_a, ptrdiff_t cs_a,
                   const double *B, ptrdiff_t ldb, double beta, double *C, ptrdiff_t ldc);
+
+/* The same with denormal numbers, for factors near the ends of the range */
+void okcore_sgradual_gemm(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, float alpha, const float *A, ptrdiff_t rs_a,
+                          ptrdiff_t cs_a, const float *B, ptrdiff_t ldb, float beta, float *C, ptrdiff_t ldc);
+void okcore_dgradual_gemm(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, double alpha, const double *A, ptrdiff_t rs_a,
+                          ptrdiff_t cs_a, const double *B, ptrdiff_t ldb, double beta, double *C, ptrdiff_t ldc);
 
 /* C (m, n) <- alpha A B^T + beta C; A (m, k), B (n, k).  C is not read if beta is 0.  m n k multiply-adds. */
 void okcore_sgemm_nt(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, float alpha, const float *A, ptrdiff_t lda, const float *B,
