@@ -24,7 +24,7 @@ NAMES = {
     "rtrl-block1": "exact RTRL, textbook", "rtrl": "exact RTRL, blocked", "ok-block1": "OK, rank 8, block 1",
     "ok": "OK, rank 8, blocked", "kf-rtrl": "KF-RTRL", "uoro": "UORO", "snap1": "SnAp-1", "tbptt": "TBPTT, window 25",
 }  # fmt: skip
-GRADIENTS = {"at every step": "", "late": ", late carry", "once per block": ", a gradient per block"}
+GRADIENTS = dict(zip(measure.GRADIENTS, ("", ", late carry", ", a gradient per block"), strict=True))
 STYLE = {"font.size": 10, "axes.titlesize": 11, "lines.linewidth": 1.5, "lines.markersize": 5}  # wider than a column
 PROCESSOR = Path("/proc/cpuinfo")
 

@@ -14,7 +14,7 @@ cdef enum:
 cdef extern from "simd.h" nogil:
     enum: GRAM_KC "OKCORE_GRAM_KC"
     enum: GRAM_LD "OKCORE_GRAM_LD"
-    enum: GEMV_NC "OKCORE_GEMV_NC"
+    enum: SPLIT_COLUMNS "OKCORE_SPLIT_COLUMNS"
     void okcore_sgram(
         int n, Py_ssize_t columns, const float **rows, const double *scales, double *widened, double *gram)
     void okcore_dgram(
@@ -145,13 +145,13 @@ cdef void gemm_by_columns(
     bint trans_a, int m, int n, int k, floating alpha, const floating *A, int lda, const floating *B, int ldb,
     floating beta, floating *C, int ldc, int threads,
 ) noexcept nogil:
-    cdef int part, start, parts = parts_that_pay(n, GEMV_NC, <Py_ssize_t> m * n * k, threads)
+    cdef int part, start, parts = parts_that_pay(n, SPLIT_COLUMNS, <Py_ssize_t> m * n * k, threads)
     if parts == 1:
         gemm[floating](trans_a, False, m, n, k, alpha, A, lda, B, ldb, beta, C, ldc)
         return
     for part in prange(parts, num_threads=parts, schedule="static"):
-        start = part_start(n, GEMV_NC, part, parts)
-        gemm[floating](trans_a, False, m, part_start(n, GEMV_NC, part + 1, parts) - start, k, alpha, A, lda,
+        start = part_start(n, SPLIT_COLUMNS, part, parts)
+        gemm[floating](trans_a, False, m, part_start(n, SPLIT_COLUMNS, part + 1, parts) - start, k, alpha, A, lda,
                        B + start, ldb, beta, C + start, ldc)
 
 

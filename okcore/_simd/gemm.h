@@ -9,7 +9,7 @@
                      much as a product of so few rows.  Here A, and B where it is small, are read where they lie.
      mixing          (r, N) (N, S P): an inner dimension of a few dozen, and rows as long as a whole Kronecker factor.
      same bits       An entry of C has the same bits however rows (at multiples of OKCORE_MR_TAIL) and columns (at
-                     multiples of OKCORE_GEMV_NC) are split over threads.  BLAS does not promise that.
+                     multiples of OKCORE_SPLIT_COLUMNS) are split over threads.  BLAS does not promise that.
      no allocation   Packed copies lie on the caller's stack.
 
    The loops of gemm, in the words of BLIS (Van Zee and van de Geijn 2015), and the bytes of floats at AVX2, AVX-512:
@@ -66,7 +66,6 @@
 #define NC (512 / (ptrdiff_t) sizeof(REAL))
 #define MC 24 /* a multiple of every MR, and of MR_TAIL */
 #define MR_TAIL OKCORE_MR_TAIL
-#define GEMV_NC OKCORE_GEMV_NC
 #define SMALL (16384 / (ptrdiff_t) sizeof(REAL)) /* entries of half of L1 */
 #define IN_PLACE_M 16 /* rows of A and columns of B up to which B may stay where it lies */
 #define IN_PLACE_N 2048
@@ -258,21 +257,18 @@ TARGET static void NAME(gemv)(ptrdiff_t n, ptrdiff_t k, REAL alpha, const REAL *
                               ptrdiff_t ldb, REAL beta, REAL *y)
 {
     /* y (n,) <- alpha x B + beta y, bound by reading B: several rows per pass keep more of memory's channels busy than
-       one, and GEMV_NC entries of y stay in L1 between passes */
-    for (ptrdiff_t jc = 0; jc < n; jc += GEMV_NC) {
-        ptrdiff_t nc = n - jc < GEMV_NC ? n - jc : GEMV_NC, p = 0;
-        const REAL *b = B + jc;
-        REAL *out = y + jc;
-        if (beta == 0)
-            memset(out, 0, (size_t) nc * sizeof(REAL));
-        else if (beta != 1)
-            for (ptrdiff_t j = 0; j < nc; j++)
-                out[j] *= beta;
-        for (; p + AXPY_ROWS <= k; p += AXPY_ROWS)
-            NAME(axpy_rows)(AXPY_ROWS, nc, alpha, x + p * inc_x, inc_x, b + p * ldb, ldb, out);
-        for (; p < k; p++)
-            NAME(axpy_rows)(1, nc, alpha, x + p * inc_x, inc_x, b + p * ldb, ldb, out);
-    }
+       one, and y is read and written once per pass.  Rows are read to their ends, which the processor foresees; to read
+       a part of each that leaves its part of y in L1 is slower. */
+    ptrdiff_t p = 0;
+    if (beta == 0)
+        memset(y, 0, (size_t) n * sizeof(REAL));
+    else if (beta != 1)
+        for (ptrdiff_t j = 0; j < n; j++)
+            y[j] *= beta;
+    for (; p + AXPY_ROWS <= k; p += AXPY_ROWS)
+        NAME(axpy_rows)(AXPY_ROWS, n, alpha, x + p * inc_x, inc_x, B + p * ldb, ldb, y);
+    for (; p < k; p++)
+        NAME(axpy_rows)(1, n, alpha, x + p * inc_x, inc_x, B + p * ldb, ldb, y);
 }
 
 TARGET static void NAME(gemm)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, REAL alpha, const REAL *A, ptrdiff_t rs_a,

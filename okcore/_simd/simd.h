@@ -15,9 +15,9 @@
 
 /* C = A B may be cut into parts, over threads say, and keep its bits: at rows that are multiples of OKCORE_MR_TAIL, the
    fewest rows that a micro-kernel takes (up to three at the end go through gemv one by one), and at columns that are
-   multiples of OKCORE_GEMV_NC, the columns that gemv works on at a time. */
+   multiples of OKCORE_SPLIT_COLUMNS, whole vectors and enough of them to pay. */
 #define OKCORE_MR_TAIL 4
-#define OKCORE_GEMV_NC 2048
+#define OKCORE_SPLIT_COLUMNS 2048
 
 /* gram (n, n) += X X^T in double, X (n, columns) given by its rows, times their scales (n,) unless those are NULL; the
    upper triangle only.  widened holds n OKCORE_GRAM_LD doubles.  n (n + 1) / 2 columns multiply-adds. */
