@@ -59,6 +59,8 @@ def name_of(options):
         name += ", late carry"
     if options["update_every"] > 1:
         name += f", update every {options['update_every']}"
+    if options["clip"] != TASKS[options["task"]].defaults["clip"]:
+        name += f", clip {options['clip']:g}"
     return name
 
 

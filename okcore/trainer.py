@@ -41,6 +41,7 @@ class OnlineTrainer:
     late_carry : bool
         With an update at every step, take `Estimator.late_gradient`: what the carry adds to the gradients of a block
         comes after its end, spread over as many steps. It costs one contraction per block, in place of one per step.
+        Where losses are rare, Adam then takes larger steps: lower the learning rate.
 
     Examples
     --------

@@ -102,7 +102,7 @@ def add_options(parser, task):
     gradient.add_argument(
         "--late-carry", action=argparse.BooleanOptionalAction, default=False,
         help="with an update at every step: what is carried from earlier blocks adds to the gradient once per block, "
-        "spread over the next block's steps (default: no)",
+        "spread over the next block's steps; where losses are rare, it needs a lower --lr (default: no)",
     )
 
     learning = parser.add_argument_group("learning")
