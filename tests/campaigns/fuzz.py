@@ -646,11 +646,16 @@ def limit_memory():
 
 def in_a_process(calls, seed):
     """Make a part in a process of its own; return (counts, failures)."""
-    with tempfile.NamedTemporaryFile("w+") as log, tempfile.NamedTemporaryFile() as result:
+    with (
+        tempfile.NamedTemporaryFile("w+") as log, tempfile.NamedTemporaryFile() as result,
+        tempfile.TemporaryDirectory(prefix="okcore-fuzz-") as scratch,
+    ):  # fmt: skip
         words = [sys.executable, "-m", "tests.campaigns.fuzz", "--part", log.name, result.name]
         words += ["--calls", str(calls), "--seed", str(seed)]
         try:
-            done = subprocess.run(words, capture_output=True, text=True, timeout=TIMEOUT)
+            done = subprocess.run(
+                words, capture_output=True, text=True, timeout=TIMEOUT, env=os.environ | {"TMPDIR": scratch}
+            )
         except subprocess.TimeoutExpired:
             return {}, [f"seed {seed}: no end after {TIMEOUT} s in {Path(log.name).read_text()}"]
         if done.returncode != 0:
