@@ -248,7 +248,7 @@ def lines(runs, panel, x):
     found = []
     for name, by_rate in groups.items():
         candidates = [
-            plot.Line(panel, f"{task.words} ({task.unit})", name, len(same), *plot.mean_and_deviation(curves))
+            plot.Line(panel, plot.words_of(task), name, len(same), *plot.mean_and_deviation(curves))
             for same in by_rate.values()
             if (curves := [curve(run, x) for run in same])
         ]

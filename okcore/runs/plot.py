@@ -121,6 +121,11 @@ def lines_of(runs, x="steps", y=None, by=None):
     ]
 
 
+def words_of(task):
+    """Return what a task measures, with its unit."""
+    return task.words + (f" ({task.unit})" if task.unit else "")
+
+
 def _curves(run, x, y):
     """Yield (words, an estimator that was compared or None, x, y) of a run, without what was not measured."""
     metrics = run.metrics
@@ -128,7 +133,7 @@ def _curves(run, x, y):
     measure = task.measure if task and task.measure else "loss_bits"
     words = {"loss_bits": "loss (bits)"}
     if task and task.measure:
-        words[measure] = task.words + (f" ({task.unit})" if task.unit else "")
+        words[measure] = words_of(task)
     if "with" in run.options:
         words |= {name: f"{text} {_reference(metrics)}" for name, text in COMPARED.items()}
     if y is None and "with" in run.options:
