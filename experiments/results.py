@@ -173,8 +173,9 @@ def noise(folders):
     """Write the error of a gradient, relative to the exact one, and the milliseconds of a step, by estimator.
 
     Means over the last fifth of each comparison, when the network has learned most, and the delay or length by then.
+    What is there of other comparisons stays.
     """
-    found = {}
+    found = json.loads(NOISE.read_text()) if NOISE.exists() else {}
     for run in okcore.load_runs([path.parent for folder in folders for path in sorted(folder.glob("*/metrics.jsonl"))]):
         last = run.metrics["step"] > 0.8 * run.metrics["step"][-1]
         names = [name.partition("/")[2] for name in run.metrics if name.startswith("step_ms/")]
