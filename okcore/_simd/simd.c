@@ -117,7 +117,7 @@ enum { EACH_SET(POSITION, ) };
     default: __builtin_unreachable();                                                                                  \
     }
 
-/* On x86, arithmetic with denormal numbers (below 1.2e-38 in float) can take a hundred cycles, and products of Jacobians
+/* On x86, arithmetic with denormal numbers (below 1.2e-38 in float) is slow on some processors, and products of Jacobians
    over a block come down there whenever a network forgets.  Within a FLUSHED kernel the processor takes them for zero;
    the caller's arithmetic stays as it was. */
 #if defined(__x86_64__)
