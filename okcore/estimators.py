@@ -49,7 +49,7 @@ RNG = """
 # The axis of the lanes in a state's arrays; those of the carry have it first. What the lanes share is not here.
 LANE_AXIS = {"state": 0, "rng": 0, "input_d": 0, "u_hat": 1, "d": 1, "c": 1, "cut": 1, "credit": 1}
 
-SUMS = "pending", "late"    # gradients, summed over lanes
+SUMS = "pending", "late", "overflows"    # over lanes: gradients, and a count
 
 
 @fill(rng=RNG)
@@ -77,6 +77,11 @@ class Estimator(Engine):
     block_goes_on : bool
         Set this before a step that resets all lanes here, but not all of the batch that is spread over several
         estimators: blocks restart only where all lanes are reset.
+    on_overflow : {"raise", "forget"}
+        What happens to the influence of a lane that overflows: a FloatingPointError, or it is set to zero, as by a
+        reset, and training goes on; the lane's state stays.
+    overflows : int
+        How often an influence was forgotten: lanes, summed over all steps.
     generators : tuple of numpy.random.Generator
         One per lane.
     """
@@ -131,10 +136,12 @@ class Estimator(Engine):
         if first_lane > 0:  # a class of one's own need not take it
             arguments["first_lane"] = first_lane
         make: Callable[..., Self] = cls
-        return make(
+        estimator = make(
             cell, **arguments,
             batch_size=options["batch"], n_threads=options["threads"], update_every=options["update_every"],
         )  # fmt: skip
+        estimator.on_overflow = options.get("on_overflow", "raise")
+        return estimator
 
     @property
     def state(self) -> FloatArray:
@@ -183,12 +190,16 @@ class Estimator(Engine):
         return copy.deepcopy(self, {id(self.cell): self.cell})
 
     def __reduce__(self) -> tuple[Any, ...]:
-        state = {"cell": self.cell, "config": self._config(), "state": self.state_dict(), "attributes": self.__dict__}
+        state = {
+            "cell": self.cell, "config": self._config(), "on_overflow": self.on_overflow, "state": self.state_dict(),
+            "attributes": self.__dict__,
+        }  # fmt: skip
         return copyreg.__newobj__, (type(self),), state  # type: ignore[attr-defined]  # typeshed has it not
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["cell"], **state["config"])  # type: ignore[misc]  # made anew, as by `copyreg.__newobj__`
         self.load_state_dict(state["state"])
+        self.on_overflow = state["on_overflow"]
         self.__dict__.update(state["attributes"])
 
     def _identity(self) -> dict[str, Any]:
@@ -211,6 +222,7 @@ class Estimator(Engine):
             **{name: value for name, value in self._identity().items() if value is not None},
             "steps": self.steps,
             "late_steps": self.late_steps,
+            "overflows": self.overflows,
             **{name: buffer.copy() for name, buffer in self._buffers.items()},
             **self.tape.state_dict(),
             "rng": get_states(self.generators),
@@ -237,6 +249,7 @@ class Estimator(Engine):
         _validation.as_dict("state", state, template)
         steps = _validation.as_int("steps", state["steps"], 0, 2**63 - 1)
         late_steps = _validation.as_int("late_steps", state["late_steps"], 0, self.block)
+        overflows = _validation.as_int("overflows", state["overflows"], 0, 2**63 - 1)
         tape = self.tape.checked_state(state)
         arrays = {
             name: _validation.as_floats(
@@ -254,7 +267,7 @@ class Estimator(Engine):
         for name, array in self.carry.arrays.items():
             array[...] = arrays[f"carry.{name}"]
         set_states(self.generators, rng)
-        self._restore(steps, late_steps)
+        self._restore(steps, late_steps, overflows)
 
     @staticmethod
     def join_lanes(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -319,7 +332,7 @@ class Estimator(Engine):
             elif name in ("batch_size", "argument.batch_size"):
                 taken[name] = count
             elif name in SUMS and first > 0:
-                taken[name] = np.zeros_like(value)
+                taken[name] = 0 if np.ndim(value) == 0 else np.zeros_like(value)
         return taken
 
     def __repr__(self) -> str:

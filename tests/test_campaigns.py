@@ -23,7 +23,7 @@ def test_every_algorithm_meets_every_task():
 
 @pytest.mark.slow
 def test_bad_arguments_of_any_call_are_refused_and_change_nothing():
-    counts, failures = fuzz.campaign(calls=4000, seed=1)
+    counts, failures = fuzz.campaign(calls=4000, seed=2)
     assert not failures, "\n".join(failures)
     called = {name for _, name in counts}
     assert called >= {*okcore.__all__, *kron.__all__} - fuzz.LEFT_OUT - {"kron", "tasks"}

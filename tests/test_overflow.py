@@ -1,5 +1,7 @@
 """What overflows, and a cell's nonsense: the error says which lane and step, and whatever is sound goes on."""
 
+import pickle
+
 import numpy as np
 import pytest
 
@@ -144,6 +146,85 @@ def test_a_gradient_that_overflows(kind, read, dtype):
             else:
                 estimator.accumulate(dh)
                 assert np.isfinite(estimator.flush()).all()
+
+
+def gradients(estimator, read, x, steps=60):
+    """Yield the gradient after each step, of a loss in both lanes."""
+    dh = np.arange(1, 1 + B * N).reshape(B, N).astype(estimator.cell.dtype)
+    for _ in range(steps):
+        estimator.step(x)
+        if read == "flush":
+            estimator.accumulate(dh)
+            yield estimator.flush()
+        else:
+            yield getattr(estimator, read)(dh)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("read", ["gradient", "late_gradient", "flush"])
+@pytest.mark.parametrize("kind", REMEMBERING | WINDOWS)
+def test_an_influence_that_overflows_is_forgotten_if_wanted(kind, read, dtype):
+    # Lane 1 is forgotten over and over; lane 0 has the gradients that it has beside a lane that is sound.
+    cell = Exploding(V, N, dtype=dtype, init="zeros")
+    x = only_lane_one(cell)
+    estimator, sound = ((REMEMBERING | WINDOWS)[kind](cell, B) for _ in range(2))
+    estimator.on_overflow = "forget"
+    for gradient in gradients(estimator, read, x):
+        assert np.isfinite(gradient).all()
+    assert estimator.steps == 60
+    assert estimator.overflows >= 60 // (estimator.block + 2) / 2
+    x[1] = 0  # this input's Jacobian is zero: the past of lane 1 is gone here too
+    for found, expected in zip(gradients(estimator, read, x, 70), gradients(sound, read, x, 70), strict=True):
+        last = found, expected
+    np.testing.assert_allclose(*last, rtol=1e-3)
+
+
+def test_other_lanes_are_not_forgotten():
+    # Exact RTRL per lane: lane 0, which remembers, has the gradients it has alone, whatever lane 1 loses.
+    cell = Exploding(V, N, dtype=np.float64, init="zeros")
+    x = only_lane_one(cell)
+    x[0, 0] = 1e-160  # a Jacobian of one
+    for block in 1, 3:
+        both, alone = okcore.RTRL(cell, block, B), okcore.RTRL(cell, block)
+        both.on_overflow = "forget"
+        dh = np.ones((B, N))
+        for _ in range(20):
+            both.step(x)
+            alone.step(x[:1])
+            np.testing.assert_allclose(both.gradient(dh, per_lane=True)[0], alone.gradient(dh[:1]), rtol=1e-12)
+        assert both.overflows > 3
+
+
+def test_what_is_no_overflow_is_raised_though_overflows_are_forgotten():
+    cell = Linear(V, N, init="zeros")
+    estimator = okcore.OK(cell, 2, block=3, batch_size=B)
+    estimator.on_overflow = "forget"
+    with pytest.raises(ValueError, match="dh must be finite"):
+        estimator.gradient(np.full((B, N), NAN, np.float32))
+    cell.theta[...] = NAN
+    with pytest.raises(FloatingPointError, match="state of lane 0"):
+        estimator.step(only_lane_one(Linear(V, N)))
+    assert estimator.overflows == 0
+    for value in "reset", None, True:
+        with pytest.raises((ValueError, TypeError), match="on_overflow must be"):
+            estimator.on_overflow = value
+    assert estimator.on_overflow == "forget"
+    assert estimator.clone().on_overflow == "forget"
+
+
+def test_overflows_are_counted_over_saving_and_splitting():
+    cell = Exploding(V, N, init="zeros")
+    estimator = okcore.RTRL(cell, 3, B)
+    estimator.on_overflow = "forget"
+    for _ in gradients(estimator, "gradient", only_lane_one(cell), 9):
+        pass
+    assert estimator.overflows > 0
+    state = estimator.state_dict()
+    parts = [estimator.take_lanes(state, lane, 1) for lane in range(B)]
+    assert [part["overflows"] for part in parts] == [estimator.overflows, 0]
+    restored = okcore.RTRL(cell, 3, B)
+    restored.load_state_dict(estimator.join_lanes(parts))
+    assert restored.overflows == pickle.loads(pickle.dumps(estimator)).overflows == estimator.overflows
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -373,6 +373,30 @@ def test_a_run_that_diverges_says_so(tmp_path):
     assert "at step" in errors
 
 
+def test_a_run_whose_influence_overflows_goes_on_if_told_to(tmp_path):
+    folder, other = tmp_path / "run", tmp_path / "in parts"
+    okcore("train", "delay", *SMALL, "--delay", 40, "--estimator", "rtrl", "--steps", 20, "--out", folder)
+    groups = checkpoint.read(folder / "checkpoint.npz")
+    groups["estimator"]["carry.influence"][...] = 3e38
+    groups["estimator"]["carry.nonzero"][...] = True
+    groups["trainer"]["weights"] *= 1000  # and so the credits
+    checkpoint.write(folder / "checkpoint.npz", groups)
+    for _ in range(2):  # also from the checkpoint that is written after the failure
+        _, errors = okcore("resume", folder, "--steps", 60, status=1)
+        assert "the influence of lanes 0, 1, 2 is not finite at step" in errors and "--on-overflow forget" in errors
+    shutil.copytree(folder, other)
+    said, _ = okcore("resume", folder, "--on-overflow", "forget")
+    assert "3 influences forgotten" in said
+    lines = metrics(folder)
+    assert [line["overflows"] for line in lines if line["step"] > 20] == [3] * 8
+    assert json.loads((folder / "run.json").read_text())["options"]["on_overflow"] == "forget"
+    okcore("resume", other, "--on-overflow", "forget", "--steps", 35)
+    okcore("resume", other, "--steps", 60)
+    assert_same_run(folder, other)
+    okcore("resume", folder, "--steps", 65, "--on-overflow", "raise")
+    assert "overflows" not in metrics(folder)[-1]
+
+
 # ---- resume --------------------------------------------------------------------------------------
 
 

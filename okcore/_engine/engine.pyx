@@ -34,6 +34,7 @@ from okcore._kernels cimport axpby, parts_that_pay, threads_of
 
 cnp.import_array()
 
+OVERFLOW_CHOICES = "raise", "forget"
 cdef double BURST_SECONDS = 0.05   # of steps that `run` takes between two looks at the signals that came
 
 
@@ -70,6 +71,8 @@ cdef class Engine(Buffers):
     # Whether lanes of the same batch, in other estimators, go on: a reset of all lanes here then leaves the block's
     # boundaries where they are, as the reset of a part of a batch does.
     cdef public bint block_goes_on
+    cdef bint forgets                    # an influence that overflows, and goes on
+    cdef readonly long long overflows    # how often it did: lanes, summed over time
     cdef bint in_use                     # a thread is inside a call
     cdef int *infos                      # (B,) what each lane's absorb returned
     cdef bitgen_t **bit_generators       # (B,)
@@ -133,6 +136,19 @@ cdef class Engine(Buffers):
             self.leave()
 
     # ---- what users call -----------------------------------------------------------------------------------------
+
+    @property
+    def on_overflow(self) -> str:
+        """What happens to an influence that overflows, "raise" or "forget".
+
+        "raise" (the default) raises FloatingPointError. "forget" sets the influence of the lane to zero, as a reset
+        does, but keeps its state, and goes on: past steps of this lane add no more to gradients. ``overflows`` counts.
+        """
+        return OVERFLOW_CHOICES[self.forgets]
+
+    @on_overflow.setter
+    def on_overflow(self, value: str) -> None:
+        self.forgets = OVERFLOW_CHOICES.index(_validation.as_choice("on_overflow", value, OVERFLOW_CHOICES))
 
     def step(self, x: ArrayLike, reset: ArrayLike | None = None, out: FloatArray | None = None) -> FloatArray:
         """Take one time step of every lane and return the hidden states.
@@ -483,31 +499,40 @@ cdef class Engine(Buffers):
         # gradient = credit . J for dh at the newest step, or for the tape's credits if dh is NULL; or += if add.
         # (P, m), or (B, P, m) if per_lane
         cdef Py_ssize_t size = <Py_ssize_t> self.sizes.P * self.sizes.m
-        cdef int sums = self.batch_size if per_lane else 1, together = self.batch_size // sums, i
-        self.tape.sweep(self.tape, dh, self.carry.delta, gradient, per_lane, add, self.carry.absorb_lane != NULL,
-                        threads_of(self.n_threads))
-        for i in range(sums):
-            self.contract(i * together, (i + 1) * together, <char *> gradient + i * size * self.cell.item,
-                          add or self.tape.open_steps > 0)
-        return self.check_gradient(gradient, sums)
+        cdef int sums = self.batch_size if per_lane else 1, together = self.batch_size // sums, i, attempt = 0
+        while True:
+            self.tape.sweep(self.tape, dh, self.carry.delta, gradient, per_lane, add, self.carry.absorb_lane != NULL,
+                            threads_of(self.n_threads))
+            for i in range(sums):
+                self.contract(i * together, (i + 1) * together, <char *> gradient + i * size * self.cell.item,
+                              add or self.tape.open_steps > 0)
+            if self.check_gradient(gradient, sums, attempt):
+                return 0
+            attempt += 1
 
     cdef int sweep_late(self, const void *dh, void *gradient) except -1 nogil:
         # gradient = the tape's part for dh, and a share of the carry's part for closed blocks; dh waits on the tape.
         cdef bint add = self.late_steps > 0
+        cdef int attempt = 0
         cdef Py_ssize_t size = <Py_ssize_t> self.sizes.P * self.sizes.m
         if self.carry.absorb_lane == NULL:  # nothing is carried, or a local rule: nothing is ever late
             return self.sweep(dh, gradient, False, False)
-        if self.tape.open_steps == 0:  # there is no tape on which a credit could wait
-            self.sweep(dh, gradient, False, False)
-        else:
+        if self.tape.open_steps > 0:  # there is a tape on which a credit can wait
             if self.tape.credited and not self.tape.late:
                 self.sweep_credits()
-            self.tape.sweep(self.tape, dh, self.carry.delta, gradient, False, False, False, threads_of(self.n_threads))
             self.tape.add_credit(self.tape, dh)
             self.tape.late = True
-        if add:
-            self.combine(size, 1, self.late, 1, gradient)
-        self.check_gradient(gradient, 1)
+        while True:
+            if self.tape.open_steps == 0:
+                self.sweep(dh, gradient, False, False)
+            else:
+                self.tape.sweep(
+                    self.tape, dh, self.carry.delta, gradient, False, False, False, threads_of(self.n_threads))
+            if add:
+                self.combine(size, 1, self.late, 1, gradient)
+            if self.check_gradient(gradient, 1, attempt):
+                break
+            attempt += 1
         self.late_steps -= add
         return 0
 
@@ -517,12 +542,16 @@ cdef class Engine(Buffers):
         cdef Py_ssize_t size = <Py_ssize_t> self.sizes.P * self.sizes.m
         cdef double share = 1.0 / self.block
         cdef void *delta = self.carry.delta
-        self.tape.sweep(self.tape, NULL, delta, NULL, False, False, True, threads_of(self.n_threads))
+        cdef int attempt = 0
         self.combine(size, 0, self.late, self.late_steps * share, self.late)
-        self.combine(<Py_ssize_t> self.batch_size * self.sizes.S, 0, delta, share, delta)
         self.late_steps = self.block
-        self.contract(0, self.batch_size, self.late, True)
-        return self.check_gradient(self.late, 1)
+        while True:
+            self.tape.sweep(self.tape, NULL, delta, NULL, False, False, True, threads_of(self.n_threads))
+            self.combine(<Py_ssize_t> self.batch_size * self.sizes.S, 0, delta, share, delta)
+            self.contract(0, self.batch_size, self.late, True)
+            if self.check_gradient(self.late, 1, attempt):
+                return 0
+            attempt += 1
 
     cdef int contract(self, int first, int end, void *gradient, bint add) except -1 nogil:
         # gradient = (or +=) the carry's part for the credit delta (B, S) of some lanes
@@ -532,16 +561,33 @@ cdef class Engine(Buffers):
                 self.carry.raise_failure()
         return 0
 
-    cdef int check_gradient(self, void *gradient, int sums) except -1 nogil:
-        if not self.cell.all_finite(sums * <Py_ssize_t> self.sizes.P * self.sizes.m, gradient):
-            self.drop(gradient)
-            with gil:
-                if not self.tape.credits_are_finite():
-                    raise FloatingPointError(f"the sum of credits is not finite at step {self.steps}")
-                lanes = self.overflowing_lanes()
-                if not lanes:
-                    raise FloatingPointError(f"the sum of gradients is not finite at step {self.steps}")
-                self.raise_overflow(lanes)
+    cdef bint check_gradient(self, void *gradient, int sums, int attempt) except -1 nogil:
+        # True if it is finite, False if it must be computed once more: lanes that overflow have been forgotten, at the
+        # second attempt all.
+        if self.cell.all_finite(sums * <Py_ssize_t> self.sizes.P * self.sizes.m, gradient):
+            return True
+        self.drop(gradient)
+        with gil:
+            if not self.tape.credits_are_finite():
+                raise FloatingPointError(f"the sum of credits is not finite at step {self.steps}")
+            lanes = self.overflowing_lanes()
+            if self.forgets and attempt < 2:
+                for lane in lanes if lanes and attempt == 0 else range(self.batch_size):
+                    self.forget(lane)
+                return False
+            if not lanes:
+                raise FloatingPointError(f"the sum of gradients is not finite at step {self.steps}")
+            self.raise_overflow(lanes)
+        return True
+
+    cdef int forget(self, int lane) except -1:
+        # As a reset of the influence, and of credits that would still look for it
+        self.overflows += 1
+        self.carry.zero_lane(lane)
+        self.carry.raise_failure()
+        if not self.carry.is_local():
+            self.tape.cut_lane(lane)
+            self.tape.kept["credit"][:, lane] = 0
         return 0
 
     cdef void drop(self, void *gradient) noexcept nogil:
@@ -622,6 +668,9 @@ cdef class Engine(Buffers):
         if failed > 0:
             with gil:
                 self.carry.raise_failure()
+                if self.forgets:
+                    self.overflows += failed
+                    return 0
                 remedy = ", was set to zero, and the step was " + ("taken" if self.carry.is_local() else "not taken")
                 for lane in range(self.batch_size):
                     if self.infos[lane] == NO_CONVERGENCE:
@@ -677,7 +726,7 @@ cdef class Engine(Buffers):
         where = ("lane " if len(lanes) == 1 else "lanes ") + ", ".join(map(str, lanes))
         raise FloatingPointError(
             f"the influence of {where} is not finite at step {self.steps}{remedy}: the product of the state Jacobians "
-            "grows without bound (reset the lane, or keep theta smaller)")
+            "grows without bound (reset the lane, keep theta smaller, or set on_overflow to 'forget')")
 
     # ---- for okcore.Estimator: saving and restoring ----------------------------------------------------------------
 
@@ -685,8 +734,8 @@ cdef class Engine(Buffers):
     def _buffers(self):
         return dict(self.kept)
 
-    def _restore(self, long long steps, int late_steps):
-        self.steps, self.late_steps, self.has_pending = steps, late_steps, True
+    def _restore(self, long long steps, int late_steps, long long overflows):
+        self.steps, self.late_steps, self.overflows, self.has_pending = steps, late_steps, overflows, True
 
 
 cdef int absorb(Engine e, int lane, int thread) noexcept nogil:

@@ -118,7 +118,7 @@ def train(arguments):
 
 def resume(arguments):
     """Resume a run and train it."""
-    names = "steps", "threads", "save_every", "time_limit", "tensorboard"
+    names = "steps", "threads", "save_every", "time_limit", "tensorboard", "on_overflow"
     changes = {name: getattr(arguments, name) for name in names}
     with Run.open(arguments.folder, parallel.ranks(), **changes) as run:
         return finish(run)
@@ -176,7 +176,8 @@ def main(argv=None):
         print("\nokcore: interrupted", file=sys.stderr)
         return 130
     except FloatingPointError as error:
-        print(f"okcore: error: {error}; try a smaller --lr or --clip", file=sys.stderr)
+        remedy = ", or --on-overflow forget (resume takes it too)" if "influence" in str(error) else ""
+        print(f"okcore: error: {error}; try a smaller --lr or --clip{remedy}", file=sys.stderr)
         return 1
     except (OSError, ValueError, TypeError, MemoryError, ImportError, parallel.ParametersDiffer) as error:
         print(f"okcore: error: {error}", file=sys.stderr)

@@ -193,6 +193,9 @@ class Comparison(Run):
             shadows[spec] = ESTIMATORS[theirs["estimator"]].from_options(trainer.cell, theirs, rng)
         return ComparingTrainer(trainer, own, shadows), task
 
+    def _overflows(self):
+        return sum(estimator.overflows for estimator in self.trainer.estimators.values())
+
     def _more_metrics(self):
         return self.trainer.take_averages()
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from okcore import _config
+from okcore._engine.engine import OVERFLOW_CHOICES
 from okcore.cells import CELLS
 from okcore.estimators import ESTIMATORS
 from okcore.optimizers import OPTIMIZERS
@@ -17,8 +18,10 @@ SAVE_SECONDS = 60      # between two checkpoints
 FIRST_SAVE = 5         # seconds to the first checkpoint, at most
 TOLERANCE = 0.3        # of OK: on delay the noise and cost of rank 4, on Copy 7 of 10 terms (docs/results.md)
 
-# What may change when a run is resumed: nothing of it is part of what the run computes.
-RESUMABLE = "steps", "threads", "save_every", "log_every", "valid_every", "time_limit", "tensorboard", "data_dir"
+# What may change when a run is resumed: nothing of it is part of what the run computes, where no influence overflows.
+RESUMABLE = (
+    "steps", "threads", "save_every", "log_every", "valid_every", "time_limit", "tensorboard", "on_overflow", "data_dir"
+)  # fmt: skip
 
 
 def checked(kind, least, strict=False):
@@ -130,11 +133,11 @@ def add_options(parser, task):
         help=f"steps per line of metrics.jsonl (default: {LOG_LINES} lines per run)",
     )
     add_running(run)
-    run.set_defaults(save_every=float(SAVE_SECONDS), tensorboard=False)
+    run.set_defaults(save_every=float(SAVE_SECONDS), tensorboard=False, on_overflow="raise")
 
 
 def add_running(parser):
-    """Add the options on how a run is run: none changes what it computes."""
+    """Add the options on how a run is run: none changes what it computes, where no influence overflows."""
     parser.add_argument(
         "--threads", type=checked(int, 1), metavar="N",
         help="threads for the lanes; 1 is best if other programs need the processors (default: all processors; "
@@ -147,6 +150,11 @@ def add_running(parser):
     parser.add_argument(
         "--time-limit", type=checked(float, 0, True), metavar="SECONDS",
         help="save after that time and exit with status 75, so that a script can resume the run",
+    )
+    parser.add_argument(
+        "--on-overflow", choices=OVERFLOW_CHOICES,
+        help="where the product of Jacobians overflows: raise stops the run; forget sets the lane's influence to zero, "
+        "counts it in the metrics and goes on (default raise)",
     )
     parser.add_argument(
         "--tensorboard", action=argparse.BooleanOptionalAction,

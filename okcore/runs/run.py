@@ -58,7 +58,9 @@ class Run:
 
     def __init__(self, folder, options, ranks=parallel.ONE_PROCESS):
         self.folder = None if folder is None else Path(folder)
-        self.options = {"save_every": SAVE_SECONDS, "time_limit": None, "tensorboard": False} | options
+        self.options = {
+            "save_every": SAVE_SECONDS, "time_limit": None, "tensorboard": False, "on_overflow": "raise"
+        } | options  # fmt: skip
         if self.options["tensorboard"]:
             tensorboard.summary_writer()  # refused now if it is not there
         self.ranks = ranks
@@ -121,7 +123,8 @@ class Run:
         folder : str or Path
         ranks : OneProcess or Ranks
         **changes
-            Of ``steps``, ``threads``, ``save_every``, ``time_limit`` and ``tensorboard``; None leaves what the run has.
+            Of ``steps``, ``threads``, ``save_every``, ``time_limit``, ``tensorboard`` and ``on_overflow``; None leaves
+            what the run has.
         """
         folder = Path(folder)
         lock = ranks.lead(Run._hold, folder)
@@ -279,7 +282,8 @@ class Run:
             bar.update()
             if trainer.steps % every == 0 or trainer.steps == total:
                 ranks.check(trainer)
-                if ranks.leader and not self._log(metrics, bar, output):
+                overflows = sum(ranks.collect([self._overflows()]))
+                if ranks.leader and not self._log(metrics, bar, output, overflows):
                     stopped.append("a closed standard output")
             if now - start > limit:
                 stopped.append(TIME_LIMIT)
@@ -321,11 +325,15 @@ class Run:
         arrays = checkpoint.flatten(self.trainer.state_dict()).values()
         return all(np.isfinite(array).all() for array in arrays if getattr(array, "dtype", None) in ("f", "d"))
 
+    def _overflows(self):
+        """Return how many influences were forgotten so far."""
+        return self.trainer.estimator.overflows
+
     def _more_metrics(self):
         """Return what a line of metrics holds beside the loss and the task's measure."""
         return {}
 
-    def _log(self, metrics, bar, output):
+    def _log(self, metrics, bar, output, overflows):
         """Write a line of metrics and show it; return False if nobody can read what is printed."""
         step, total = self.trainer.steps, self.options["steps"]
         line = {"step": step, "time_s": round(self.time, 3), "loss_bits": self.loss_sum / self.loss_count}
@@ -334,13 +342,19 @@ class Run:
         if due := step == total or step // every > (step - self.options["log_every"]) // every:
             self.measured = self.task.evaluate(self.trainer)
         line[self.task.measure] = self.measured if due else None
-        said = f"{self.task.words} {self.measured:.4g}" if due else ""
+        said = [f"loss {line['loss_bits']:.3f} bits"]
+        if due:
+            said.append(f"{self.task.words} {self.measured:.4g}")
+        if self.options["on_overflow"] == "forget":
+            line["overflows"] = overflows
+            if overflows:
+                said.append(f"{overflows} influences forgotten")
         line |= self._more_metrics()
         metrics.write(json.dumps(line) + "\n")
         metrics.flush()
         if self.events is not None:
             tensorboard.add_line(self.events, line)
-        said = f"loss {line['loss_bits']:.3f} bits" + (f", {said}" if said else "")
+        said = ", ".join(said)
         if not bar.disable:
             bar.set_postfix_str(said)
         elif step == total or step * PLAIN_LINES // total > (step - self.options["log_every"]) * PLAIN_LINES // total:

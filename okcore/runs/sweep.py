@@ -90,6 +90,9 @@ def shard(text):
     return index, number
 
 
+RESUMED = "steps", "threads", "time_limit", "on_overflow"  # of a run that a sweep goes on with
+
+
 # ---- what a sweep consists of --------------------------------------------------------------------
 
 
@@ -206,7 +209,7 @@ def _carry_out(trial, until):
     with warnings.catch_warnings(record=True) as noted:
         warnings.simplefilter("always")
         if (trial.folder / "run.json").exists():
-            run = Run.open(trial.folder, **{name: trial.options[name] for name in ("steps", "threads", "time_limit")})
+            run = Run.open(trial.folder, **{name: trial.options[name] for name in RESUMED})
         else:
             run = Run.create(trial.folder, trial.options)
     with run, open(trial.folder / "log.txt", "a") as log:

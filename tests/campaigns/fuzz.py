@@ -272,6 +272,7 @@ class AnEstimator(Subject):
             "saved": e.state_dict, "lane": lambda: int(self.rng.integers(self.B)),
             "new_state": lambda: self.floats(self.B, self.cell.state_size),
             "scale": lambda: 10.0 ** self.rng.integers(-3, 39),
+            "on_overflow": lambda: ("raise", "forget")[self.rng.integers(2)],
             "cell": lambda: self.cell, "rng": lambda: 3,
             "options": lambda: {"rank": 2, "block": 2, "batch": 2, "threads": 1, "update_every": 1},
             "first_lane": lambda: int(self.rng.integers(3)), "per_lane": lambda: bool(self.rng.integers(2)),
@@ -287,6 +288,7 @@ class AnEstimator(Subject):
 
         calls = public(e) | public(self.cell) | copies(e, self.state_of)
         calls["set state"] = named(lambda value: setattr(e, "state", value), value="new_state")
+        calls["set on_overflow"] = named(lambda value: setattr(e, "on_overflow", value), value="on_overflow")
         calls["load_state_dict"] = named(e.load_state_dict, state="saved")
         self.calls = calls | {"write theta": write_theta}
 
