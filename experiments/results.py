@@ -1,8 +1,9 @@
 """Make docs/results/ from the folders of runs.
 
 collect  docs/results/EXPERIMENT/RUN.json: options, versions and metrics of every run in the folders
-time     docs/results/step-times.json: milliseconds of a step of each configuration in the folders, on one thread and
-         in one sitting, so that seconds can be compared whatever ran beside the runs. Let nothing else run meanwhile.
+time     docs/results/step-times.json: milliseconds of a step of each configuration in docs/results, on the networks
+         trained in the folders, on one thread and in one sitting, so that seconds can be compared whatever ran beside
+         the runs. Let nothing else run meanwhile.
 noise    docs/results/noise.json: error and milliseconds of each estimator's gradient, from the comparisons of noise.sh
 costs    docs/results/costs.json: milliseconds of a training step by algorithm, units and lanes, measured likewise
 draw     the figures beside these files, and the tables as Markdown on standard output
@@ -112,10 +113,7 @@ def seconds(run, times):
     """Return the seconds of training at each line: between two lines, the steps times the milliseconds of one there."""
     reached = run.metrics[measure_of(run)]
     before = np.concatenate([reached[:1], reached[:-1]])
-    if len(times) > 1:
-        ms = np.interp(np.log((before + reached) / 2), np.log([float(at) for at in times]), list(times.values()))
-    else:
-        ms = np.full(len(reached), *times.values())
+    ms = np.interp(np.log((before + reached) / 2), np.log([float(at) for at in times]), list(times.values()))
     return np.cumsum(np.diff(run.metrics["step"], prepend=0) * ms) / 1000
 
 
@@ -123,12 +121,35 @@ def seconds(run, times):
 
 
 def time_steps(folders):
-    """Write the milliseconds of a step of each configuration, by length or delay."""
-    runs = okcore.load_runs([path.parent for folder in folders for path in sorted(folder.glob("*/metrics.jsonl"))])
-    runs = {configuration(run.options): run for run in reversed(runs)}  # the first seed of each
+    """Write the milliseconds of a step of each configuration that has results, by length or delay.
+
+    All of one task and size are timed on the same trained network: the one in the folders that came furthest.
+    """
+    networks = {}
+    for run in okcore.load_runs([path.parent for folder in folders for path in sorted(folder.glob("*/metrics.jsonl"))]):
+        known = networks.get(size_of(run.options))
+        if known is None or reached_by(run) > reached_by(known):
+            networks[size_of(run.options)] = run
+    longest = {}
+    for run in itertools.chain.from_iterable(read(experiment) for experiment in CURRICULA):
+        known = longest.get(configuration(run.options))
+        if size_of(run.options) in networks and (known is None or reached_by(run) > reached_by(known)):
+            longest[configuration(run.options)] = run
+    found = {}
     with threadpool_limits(1):
-        before = json.loads(TIMES.read_text())["milliseconds"] if TIMES.exists() else {}
-        keep(TIMES, before | {name: milliseconds(run) for name, run in tqdm(sorted(runs.items()), "step times")})
+        for name, run in tqdm(sorted(longest.items()), "step times"):
+            found[name] = milliseconds(run, networks[size_of(run.options)])
+            keep(TIMES, found)
+
+
+def size_of(options):
+    """Return what the shapes of a network depend on."""
+    return options["task"], options["hidden"]
+
+
+def reached_by(run):
+    """Return the length or delay that a run came to."""
+    return int(run.metrics[measure_of(run)].max())
 
 
 def keep(path, milliseconds):
@@ -139,20 +160,16 @@ def keep(path, milliseconds):
     path.write_text(json.dumps(found, indent=1) + "\n")
 
 
-def milliseconds(run):
-    """Return {length or delay: milliseconds of a step}, of the trained network."""
-    curriculum = CURRICULA.get(run.options["task"])
-    places = [1]
-    if curriculum:
-        last = int(run.metrics[measure_of(run)].max())
-        places = [place for place in PLACES[run.options["task"]] if place < last] + [last]
+def milliseconds(run, network):
+    """Return {length or delay: milliseconds of a step} on a trained network, up to where the run came."""
     found = {}
-    for place in places:
+    trained = checkpoint.read(network.folder / "checkpoint.npz")["trainer"]
+    for place in [place for place in PLACES[run.options["task"]] if place < reached_by(run)] + [reached_by(run)]:
         trainer, task = make_trainer(run.options | {"threads": 1})
-        trainer.load_state_dict(checkpoint.read(run.folder / "checkpoint.npz"))
-        if curriculum:
-            task.THRESHOLD = 0  # it grows no more
-            setattr(task, curriculum, place)
+        trainer.cell.theta = trained["theta"]
+        trainer.readout.weights[...] = trained["weights"]
+        task.THRESHOLD = 0  # it grows no more
+        setattr(task, CURRICULA[run.options["task"]], place)
         found[str(place)] = round(1000 * seconds_of_a_step(trainer, task, place), 4)
     return found
 
