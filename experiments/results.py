@@ -1,14 +1,14 @@
 """Make docs/results/ from the folders of runs.
 
 collect  docs/results/EXPERIMENT/RUN.json: options, versions and metrics of every run in the folders
-time     docs/results/step-times.json: milliseconds of a step of each configuration in docs/results, on the networks
+time     docs/results/step-times-SET.json: milliseconds of a step of each configuration in docs/results, on the networks
          trained in the folders, on one thread and in one sitting, so that seconds can be compared whatever ran beside
          the runs. Let nothing else run meanwhile.
 noise    docs/results/noise.json: error and milliseconds of each estimator's gradient, from the comparisons of noise.sh
-costs    docs/results/costs.json: milliseconds of a training step by algorithm, units and lanes, measured likewise
+costs    docs/results/costs-SET.json: milliseconds of a training step by algorithm, units and lanes, measured likewise
 draw     the figures beside these files, and the tables as Markdown on standard output
 
-As in: python experiments/results.py collect runs/delay runs/copy runs/ptb
+SET is the instruction set in use. As in: python experiments/results.py collect runs/delay runs/copy runs/ptb
 """
 
 import argparse
@@ -35,11 +35,15 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
-TIMES, COSTS, NOISE = (RESULTS / f"{name}.json" for name in ("step-times", "costs", "noise"))
+NOISE = RESULTS / "noise.json"
+SECONDS = "avx512"                      # the instruction set whose step times make seconds of steps
 LINES = 80                              # of a run's metrics that are kept
 CURRICULA = {"copy": "length", "delay": "longest"}  # tasks that grow, and the attribute that says how far
 PLACES = {"copy": (1, 5, 10, 15, 20, 30), "delay": (1, 30, 300, 3000)}  # where steps are timed
-BUDGET = {32: 75, 64: 150, 128: 300}    # seconds, by hidden units
+BUDGET = {32: 24, 64: 40, 128: 64}      # seconds of the delay task that are drawn, by hidden units
+COPY_BUDGET = 300                       # and of the Copy task
+# Words of algorithms that tables have, and figures, for the sake of others, have not
+NOT_DRAWN = {"delay": ("late carry", "clip"), "copy": ("tolerance 0.1", "tolerance 0.03", "0.3, late carry"), "ptb": ()}
 
 
 # ---- what a run is ---------------------------------------------------------------------------------------------------
@@ -82,7 +86,9 @@ def collect(folders):
     """Write a JSON per run, as far as it has come."""
     for folder in folders:
         for run in okcore.load_runs([path.parent for path in sorted(folder.glob("*/metrics.jsonl"))]):
-            measured = np.flatnonzero(~np.isnan(run.metrics[measure_of(run)]))
+            measured = np.flatnonzero(~np.isnan(run.metrics.get(measure_of(run), np.array([np.nan]))))
+            if not len(measured):
+                continue  # it has only begun
             kept = measured[np.unique(np.linspace(0, len(measured) - 1, LINES).astype(int))]
             metrics = {"step": run.metrics["step"][kept].tolist()}
             for name in ("loss_bits", measure_of(run)):
@@ -96,7 +102,7 @@ def collect(folders):
 
 def read(experiment):
     """Return the runs of an experiment as `okcore.load_runs` does, with ``time_s`` computed from the step times."""
-    times = json.loads(TIMES.read_text())["milliseconds"] if TIMES.exists() else {}
+    times = sittings("step-times").get(SECONDS, {})
     runs = []
     for path in sorted((RESULTS / experiment).glob("*.json")):
         found = json.loads(path.read_text())
@@ -139,7 +145,7 @@ def time_steps(folders):
     with threadpool_limits(1):
         for name, run in tqdm(sorted(longest.items()), "step times"):
             found[name] = milliseconds(run, networks[size_of(run.options)])
-            keep(TIMES, found)
+            keep("step-times", found)
 
 
 def size_of(options):
@@ -152,11 +158,18 @@ def reached_by(run):
     return int(run.metrics[measure_of(run)].max())
 
 
-def keep(path, milliseconds):
+def sittings(what):
+    """Return {instruction set: milliseconds} of what was kept."""
+    files = {path.stem.removeprefix(what + "-"): path for path in sorted(RESULTS.glob(f"{what}-*.json"))}
+    return {name: json.loads(path.read_text())["milliseconds"] for name, path in files.items()}
+
+
+def keep(what, milliseconds):
     """Write what was measured, with date and machine."""
     config = _config.config()
     machine = {name: config[name] for name in ("okcore", "instructions", "thread_pools")}
     found = {"date": datetime.date.today().isoformat(), "machine": machine, "milliseconds": milliseconds}
+    path = RESULTS / f"{what}-{config['instructions']}.json"
     path.write_text(json.dumps(found, indent=1) + "\n")
 
 
@@ -165,7 +178,7 @@ def milliseconds(run, network):
     found = {}
     trained = checkpoint.read(network.folder / "checkpoint.npz")["trainer"]
     for place in [place for place in PLACES[run.options["task"]] if place < reached_by(run)] + [reached_by(run)]:
-        trainer, task = make_trainer(run.options | {"threads": 1})
+        trainer, task = make_trainer({"late_carry": False} | run.options | {"threads": 1})  # older runs have none
         trainer.cell.theta = trained["theta"]
         trainer.readout.weights[...] = trained["weights"]
         task.THRESHOLD = 0  # it grows no more
@@ -212,7 +225,7 @@ def noise(folders):
 
 HORIZONS = 6, 12, 25, 50, 100, 200, 400
 ALGORITHMS = {f"TBPTT({h})": {"estimator": "tbptt", "block": h} for h in HORIZONS}
-ALGORITHMS |= {f"OK({r})": {"estimator": "ok", "rank": r} for r in (2, 4, 16)}
+ALGORITHMS |= {f"OK({r})": {"estimator": "ok", "rank": r, "tolerance": 0} for r in (2, 4, 16)}
 ALGORITHMS |= {
     "exact RTRL": {"estimator": "rtrl", "block": "auto"}, "KF-RTRL": {"estimator": "kf-rtrl", "rank": 1, "block": 1},
     "UORO": {"estimator": "uoro"}, "SnAp-1": {"estimator": "snap1"},
@@ -232,7 +245,7 @@ def time_costs(folders):
             trainer, task = make_trainer(from_mapping(mapping))
             ms = 1000 * seconds_of_a_step(trainer, task, 245)
             found.setdefault(SIZE.format(n, lanes), {})[name] = round(ms, 4)
-            keep(COSTS, found)
+            keep("costs", found)
 
 
 def break_even(costs, name):
@@ -279,6 +292,11 @@ def curve(run, x):
     return run.metrics[plot.X[x][0]].astype(float), run.metrics[measure_of(run)]
 
 
+def drawn(lines, experiment):
+    """Return the lines that a figure has."""
+    return [line for line in lines if not any(word in line.label for word in NOT_DRAWN[experiment])]
+
+
 def until(x, line):
     """Return a line up to x."""
     there = line.x <= x
@@ -304,15 +322,15 @@ def draw(folders):
         runs = [run for run in delay if run.options["hidden"] == n]
         if found := runs and lines(runs, f"n = {n}", "seconds"):
             table(found, BUDGET[n])
-            write([until(BUDGET[n], line) for line in found], f"delay-{n}", "seconds")
-    if COSTS.exists():
-        draw_costs(json.loads(COSTS.read_text())["milliseconds"])
+            write([until(BUDGET[n], line) for line in drawn(found, "delay")], f"delay-{n}", "seconds")
+    draw_costs(sittings("costs"))
     if NOISE.exists():
         draw_noise(json.loads(NOISE.read_text()))
     for experiment in "copy", "ptb":
         if runs := read(experiment):
             for x in "steps", "seconds":
-                if found := lines(runs, experiment, x):  # seconds only where steps have been timed
+                if found := drawn(lines(runs, experiment, x), experiment):  # seconds only where steps have been timed
+                    found = [until(COPY_BUDGET, line) for line in found] if x == "seconds" else found
                     write(found, f"{experiment}-{x}", x)
     copy_table(read("copy"))
 
@@ -339,35 +357,43 @@ def copy_table(runs):
 
 
 def draw_costs(costs):
-    """Draw and print the horizon at which truncation costs as much as each algorithm, by units and lanes."""
+    """Draw and print the horizon at which truncation costs as much as each algorithm: a row per instruction set."""
     names = [name for name in ALGORITHMS if not name.startswith("TBPTT")]
-    found = {}
-    for size in SIZES:
-        at = costs[SIZE.format(*size)]
-        found[size] = {name: break_even(at, name) for name in names if name in at}
-    print(f"| n | lanes | {' | '.join(names)} |\n|---|---|{'---|' * len(names)}")
-    for (n, lanes), horizons in found.items():
-        said = [bounded(horizons[name]) if name in horizons else "" for name in names]
-        print(f"| {n} | {lanes} | {' | '.join(said)} |")
     with figure_style.styled():
-        figure, panels = plt.subplots(1, 2, figsize=(7.0, 2.6), sharey=True)
-        for lanes, axes in zip((1, 16), panels, strict=True):
-            ends = []
-            for number, name in enumerate(names):
-                points = [(n, found[n, of][name]) for n, of in SIZES if of == lanes and name in found[n, of]]
-                style = figure_style.line_style(number)
-                axes.loglog(*zip(*points, strict=True), **style)
-                ends.append((*points[-1], name, style["color"]))
-            ticks = sorted({n for n, _ in SIZES})
+        size = {"figsize": (7.0, 2.5 * len(costs)), "sharex": True, "sharey": True, "squeeze": False}
+        figure, rows = plt.subplots(len(costs), 2, **size)
+        lines = []
+        for (instructions, times), panels in zip(costs.items(), rows, strict=True):
+            found = {size: horizons(times[SIZE.format(*size)], names) for size in SIZES}
+            print(f"| {instructions}: n | lanes | {' | '.join(names)} |\n|---|---|{'---|' * len(names)}")
+            for (n, lanes), at in found.items():
+                print(f"| {n} | {lanes} | {' | '.join(bounded(at[name]) if name in at else '' for name in names)} |")
+            for lanes, axes in zip((1, 16), panels, strict=True):
+                ends = []
+                for number, name in enumerate(names):
+                    points = [(n, found[n, of][name]) for n, of in SIZES if of == lanes and name in found[n, of]]
+                    style = figure_style.line_style(number)
+                    axes.loglog(*zip(*points, strict=True), **style)
+                    ends.append((*points[-1], name, style["color"]))
+                axes.set_title(f"{instructions}, {lanes} lane{'s' if lanes > 1 else ''}")
+            panels[0].set_ylabel("window of TBPTT\nthat costs as much")
+            lines.append((axes, ends))
+        ticks = sorted({n for n, _ in SIZES})
+        for axes in rows.flat:
             axes.set_xticks(ticks, [str(n) for n in ticks])
             axes.set_yticks(HORIZONS, [bounded(h) for h in HORIZONS])
             axes.minorticks_off()
-            axes.set_title(f"{lanes} lane{'s' if lanes > 1 else ''}")
+        for axes in rows[-1]:
             axes.set_xlabel("hidden units n")
-        panels[0].set_ylabel("window of TBPTT that costs as much")
         figure.draw_without_rendering()
-        figure_style.label_lines(axes, ends)
+        for axes, ends in lines:
+            figure_style.label_lines(axes, ends)
         save(figure, "break-even")
+
+
+def horizons(times, names):
+    """Return {name: horizon at which truncation costs as much} of those that were timed."""
+    return {name: break_even(times, name) for name in names if name in times}
 
 
 def draw_noise(found):
