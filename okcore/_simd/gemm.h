@@ -43,7 +43,8 @@
      A is packed only if it is a transpose (rs_a == 1), whose rows are not contiguous.  Otherwise each of MR rows is
        read along its length, which needs no copy.
      What fits in L1 is not packed; nor is B, up to IN_PLACE_N columns, if A has at most IN_PLACE_M rows.
-     Rows beyond a multiple of MR go through a micro-kernel of MR_TAIL rows.  Those beyond a multiple of MR_TAIL, at
+     Rows beyond a multiple of MR go through a micro-kernel of MR_TAIL rows, TAIL_NV vectors wide where B is not packed:
+       which takes fewer loads per multiply-add.  Those beyond a multiple of MR_TAIL, at
        most three, go through gemv one by one: reading B takes longer there than the arithmetic.
      Columns beyond a multiple of NR go through a micro-kernel one vector wide.
      There is one thread per product, and callers split C.  The terms of an entry of C are added in the same order
@@ -83,28 +84,32 @@ INLINE void NAME(micro_kernel)(const int mr, const int nv, ptrdiff_t kc, REAL al
 {
     /* C (mr, nv VL) <- alpha A B + beta C.  mr and nv are constants where this is inlined, and so the loops over them
        can be unrolled: only then does the compiler keep the sums in registers. */
-    NAME(vector) sum[MR][2];
+    NAME(vector) sum[MR][4], b[4];
 #pragma GCC unroll 16
     for (int i = 0; i < mr; i++) {
-        sum[i][0] = sum[i][1] = (NAME(vector)){0};
+#pragma GCC unroll 4
+        for (int j = 0; j < nv; j++)
+            sum[i][j] = (NAME(vector)){0};
         if (beta != 0) {
             __builtin_prefetch(C + i * ldc);
             __builtin_prefetch(C + i * ldc + nv * VL - 1);
         }
     }
     for (ptrdiff_t p = 0; p < kc; p++) {
-        NAME(vector) b0 = CONST_AT(B + p * ldb), b1 = nv == 2 ? CONST_AT(B + p * ldb + VL) : b0;
+#pragma GCC unroll 4
+        for (int j = 0; j < nv; j++)
+            b[j] = CONST_AT(B + p * ldb + j * VL);
 #pragma GCC unroll 16
         for (int i = 0; i < mr; i++) {
             REAL a = A[i * rs_a + p * cs_a];
-            sum[i][0] += a * b0;
-            if (nv == 2)
-                sum[i][1] += a * b1;
+#pragma GCC unroll 4
+            for (int j = 0; j < nv; j++)
+                sum[i][j] += a * b[j];
         }
     }
 #pragma GCC unroll 16
     for (int i = 0; i < mr; i++)
-#pragma GCC unroll 2
+#pragma GCC unroll 4
         for (int j = 0; j < nv; j++) {
             REAL *c = C + i * ldc + j * VL;
             AT(c) = beta == 0 ? alpha * sum[i][j] : alpha * sum[i][j] + beta * AT(c);
@@ -126,6 +131,7 @@ typedef void (*NAME(kernel))(ptrdiff_t kc, REAL alpha, const REAL *A, ptrdiff_t 
     }
 MICRO_KERNEL(mr_by_2, MR, 2)
 MICRO_KERNEL(mr_by_1, MR, 1)
+MICRO_KERNEL(mr_tail_wide, MR_TAIL, TAIL_NV)
 MICRO_KERNEL(mr_tail_by_2, MR_TAIL, 2)
 MICRO_KERNEL(mr_tail_by_1, MR_TAIL, 1)
 
@@ -139,6 +145,9 @@ TARGET static void NAME(jr_loop)(int mr, ptrdiff_t nc, ptrdiff_t kc, REAL alpha,
     NAME(kernel) by_1 = mr == MR ? NAME(mr_by_1) : NAME(mr_tail_by_1);
     REAL edge[MR * VL] __attribute__((aligned(64)));
     ptrdiff_t jr = 0;
+    if (mr != MR && ps_b == NR) /* B where it lies, or in L1: no micro-panels */
+        for (; jr + TAIL_NV * VL <= nc; jr += TAIL_NV * VL, B += TAIL_NV * VL)
+            NAME(mr_tail_wide)(kc, alpha, A, rs_a, cs_a, B, ldb, beta, C + jr, ldc);
     for (; jr + NR <= nc; jr += NR, B += ps_b)
         by_2(kc, alpha, A, rs_a, cs_a, B, ldb, beta, C + jr, ldc);
     if (jr + VL <= nc) {

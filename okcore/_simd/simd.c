@@ -26,6 +26,7 @@
 #define ISA baseline
 #define GRAM_NR 2
 #define MR 4
+#define TAIL_NV 2
 #define DOT_SUMS VL
 #include "body.h"
 
@@ -36,6 +37,7 @@
 #define ISA avx2
 #define GRAM_NR 3
 #define MR 6
+#define TAIL_NV 3
 #define DOT_SUMS 8
 #include "body.h"
 
@@ -44,6 +46,7 @@
 #define ISA avx512
 #define GRAM_NR 4
 #define MR 8
+#define TAIL_NV 4
 #define DOT_SUMS VL
 #include "body.h"
 
@@ -70,6 +73,7 @@ static int widest(void)
 #define ISA neon
 #define GRAM_NR 4
 #define MR 8
+#define TAIL_NV 4
 #define DOT_SUMS 16
 #include "body.h"
 
