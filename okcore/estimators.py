@@ -140,7 +140,7 @@ class Estimator(Engine):
             cell, **arguments,
             batch_size=options["batch"], n_threads=options["threads"], update_every=options["update_every"],
         )  # fmt: skip
-        estimator.on_overflow = options.get("on_overflow", "raise")
+        estimator.on_overflow = options.get("on_overflow") or "raise"
         return estimator
 
     @property
@@ -241,7 +241,7 @@ class Estimator(Engine):
 
     def _load_state_dict(self, state: Mapping[str, Any]) -> None:
         template = self._state_dict()
-        state = _validation.as_dict("state", state)
+        state = {"overflows": 0} | _validation.as_dict("state", state)  # older states do not count them
         for name, expected in self._identity().items():
             got: Any = state.get(name)
             if np.ndim(got) != 0 or got != expected:

@@ -195,6 +195,58 @@ def test_other_lanes_are_not_forgotten():
         assert both.overflows > 3
 
 
+@pytest.mark.parametrize("read", ["gradient", "late_gradient", "flush"])
+@pytest.mark.parametrize("kind", ["rtrl", "rtrl-3", "ok-3", "tbptt-3"])
+def test_only_the_lane_whose_own_step_overflows_is_forgotten(kind, read):
+    # An input near the end of the range: the part of the gradient that the tape holds overflows, not what it carries.
+    make = {"rtrl": lambda cell: okcore.RTRL(cell, 1, B), "rtrl-3": lambda cell: okcore.RTRL(cell, 3, B),
+            "ok-3": lambda cell: okcore.OK(cell, 9, 3, batch_size=B, rng=0),
+            "tbptt-3": lambda cell: okcore.TBPTT(cell, 3, B)}[kind]  # fmt: skip
+    cell = Linear(V, N, dtype=np.float64, rng=0)
+    cell.theta[:, 0] = 0  # the state does not see this input
+    forgetful, sound = make(cell), make(cell)
+    forgetful.on_overflow = "forget"
+    x, dh = np.ones((B, V)), np.full((B, N), 10.0)
+    x[:, 0] = 0
+    for t in range(8):
+        x[1, 0] = 1e308 if t == 4 else 0
+        found, expected = [], []
+        for estimator, gradients in (forgetful, found), (sound, expected):
+            estimator.step(x if estimator is forgetful else x * [[1], [0]])
+            credit = dh if estimator is forgetful and t < 5 else dh * [[1], [0]]
+            if read == "flush":
+                estimator.accumulate(credit)
+            if read != "flush" or t % 2:
+                gradients.append(estimator.flush() if read == "flush" else getattr(estimator, read)(credit))
+        if t == 5 - (read != "flush"):
+            assert forgetful.overflows == 1
+            if read != "late_gradient":
+                np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_what_other_lanes_have_added_up_stays():
+    # Credits of closed blocks wait as one sum; a lane that overflows later takes nothing of it along.
+    cell = Exploding(V, N, dtype=np.float64, init="zeros")
+    x = only_lane_one(cell)
+    x[0, 0] = 1e-160  # a Jacobian of one
+    for steps in range(1, 9):
+        both, alone = okcore.RTRL(cell, 1, B), okcore.RTRL(cell, 1)
+        both.on_overflow = "forget"
+        credit = np.ones((B, N))
+        for t in range(steps):
+            credit[1] = 1 if t == steps - 1 else 0
+            both.step(x)
+            alone.step(x[:1])
+            both.accumulate(credit)
+            alone.accumulate(credit[:1])
+        assert both.overflows == 0
+        found, expected = both.flush(), alone.flush()
+        if both.overflows:  # at the last credit
+            np.testing.assert_allclose(found, expected, rtol=1e-12)
+            break
+    assert steps > 2 and both.overflows == 1
+
+
 def test_what_is_no_overflow_is_raised_though_overflows_are_forgotten():
     cell = Linear(V, N, init="zeros")
     estimator = okcore.OK(cell, 2, block=3, batch_size=B)
@@ -225,6 +277,9 @@ def test_overflows_are_counted_over_saving_and_splitting():
     restored = okcore.RTRL(cell, 3, B)
     restored.load_state_dict(estimator.join_lanes(parts))
     assert restored.overflows == pickle.loads(pickle.dumps(estimator)).overflows == estimator.overflows
+    del state["overflows"]  # as a state of an older version
+    restored.load_state_dict(state)
+    assert restored.overflows == 0
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

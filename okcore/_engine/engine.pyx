@@ -72,6 +72,7 @@ cdef class Engine(Buffers):
     # boundaries where they are, as the reset of a part of a batch does.
     cdef public bint block_goes_on
     cdef bint forgets                    # an influence that overflows, and goes on
+    cdef void *sum_before                # (P, m) the sum that a gradient is added to, if it forgets
     cdef readonly long long overflows    # how often it did: lanes, summed over time
     cdef bint in_use                     # a thread is inside a call
     cdef int *infos                      # (B,) what each lane's absorb returned
@@ -149,6 +150,8 @@ cdef class Engine(Buffers):
     @on_overflow.setter
     def on_overflow(self, value: str) -> None:
         self.forgets = OVERFLOW_CHOICES.index(_validation.as_choice("on_overflow", value, OVERFLOW_CHOICES))
+        if self.forgets and self.sum_before == NULL:
+            self.sum_before = self.reserve((self.sizes.P, self.sizes.m), None)
 
     def step(self, x: ArrayLike, reset: ArrayLike | None = None, out: FloatArray | None = None) -> FloatArray:
         """Take one time step of every lane and return the hidden states.
@@ -214,7 +217,8 @@ cdef class Engine(Buffers):
 
         Notes
         -----
-        Pure: it may be called any number of times. The open block is swept exactly, O(K P n) per lane, and
+        Pure: it may be called any number of times (but where it overflows and `on_overflow` is "forget", the lane
+        is forgotten). The open block is swept exactly, O(K P n) per lane, and
         the carry is contracted once. A carry in NumPy is contracted once per lane if `per_lane`.
         """
         cdef cnp.ndarray credit, gradient
@@ -500,14 +504,18 @@ cdef class Engine(Buffers):
         # (P, m), or (B, P, m) if per_lane
         cdef Py_ssize_t size = <Py_ssize_t> self.sizes.P * self.sizes.m
         cdef int sums = self.batch_size if per_lane else 1, together = self.batch_size // sums, i, attempt = 0
+        if add and self.forgets:
+            memcpy(self.sum_before, gradient, size * self.cell.item)
         while True:
             self.tape.sweep(self.tape, dh, self.carry.delta, gradient, per_lane, add, self.carry.absorb_lane != NULL,
                             threads_of(self.n_threads))
             for i in range(sums):
                 self.contract(i * together, (i + 1) * together, <char *> gradient + i * size * self.cell.item,
                               add or self.tape.open_steps > 0)
-            if self.check_gradient(gradient, sums, attempt):
+            if self.check_gradient(dh, gradient, sums, attempt):
                 return 0
+            if add:
+                memcpy(gradient, self.sum_before, size * self.cell.item)
             attempt += 1
 
     cdef int sweep_late(self, const void *dh, void *gradient) except -1 nogil:
@@ -530,7 +538,7 @@ cdef class Engine(Buffers):
                     self.tape, dh, self.carry.delta, gradient, False, False, False, threads_of(self.n_threads))
             if add:
                 self.combine(size, 1, self.late, 1, gradient)
-            if self.check_gradient(gradient, 1, attempt):
+            if self.check_gradient(dh, gradient, 1, attempt):
                 break
             attempt += 1
         self.late_steps -= add
@@ -545,12 +553,15 @@ cdef class Engine(Buffers):
         cdef int attempt = 0
         self.combine(size, 0, self.late, self.late_steps * share, self.late)
         self.late_steps = self.block
+        if self.forgets:
+            memcpy(self.sum_before, self.late, size * self.cell.item)
         while True:
             self.tape.sweep(self.tape, NULL, delta, NULL, False, False, True, threads_of(self.n_threads))
             self.combine(<Py_ssize_t> self.batch_size * self.sizes.S, 0, delta, share, delta)
             self.contract(0, self.batch_size, self.late, True)
-            if self.check_gradient(self.late, 1, attempt):
+            if self.check_gradient(NULL, self.late, 1, attempt):
                 return 0
+            memcpy(self.late, self.sum_before, size * self.cell.item)
             attempt += 1
 
     cdef int contract(self, int first, int end, void *gradient, bint add) except -1 nogil:
@@ -561,16 +572,16 @@ cdef class Engine(Buffers):
                 self.carry.raise_failure()
         return 0
 
-    cdef bint check_gradient(self, void *gradient, int sums, int attempt) except -1 nogil:
-        # True if it is finite, False if it must be computed once more: lanes that overflow have been forgotten, at the
-        # second attempt all.
+    cdef bint check_gradient(self, const void *dh, void *gradient, int sums, int attempt) except -1 nogil:
+        # True if it is finite, False if it must be computed once more: lanes that overflow have been forgotten; all, if
+        # none does so by itself or the first attempt was not enough.
         if self.cell.all_finite(sums * <Py_ssize_t> self.sizes.P * self.sizes.m, gradient):
             return True
         self.drop(gradient)
         with gil:
             if not self.tape.credits_are_finite():
                 raise FloatingPointError(f"the sum of credits is not finite at step {self.steps}")
-            lanes = self.overflowing_lanes()
+            lanes = self.overflowing_lanes(dh)
             if self.forgets and attempt < 2:
                 for lane in lanes if lanes and attempt == 0 else range(self.batch_size):
                     self.forget(lane)
@@ -668,15 +679,15 @@ cdef class Engine(Buffers):
         if failed > 0:
             with gil:
                 self.carry.raise_failure()
-                if self.forgets:
-                    self.overflows += failed
-                    return 0
                 remedy = ", was set to zero, and the step was " + ("taken" if self.carry.is_local() else "not taken")
                 for lane in range(self.batch_size):
                     if self.infos[lane] == NO_CONVERGENCE:
                         raise np.linalg.LinAlgError(
                             f"the influence of lane {lane} could not be reduced at step {self.steps}{remedy}: "
                             "LAPACK's SVD did not converge")
+                if self.forgets:
+                    self.overflows += failed
+                    return 0
                 self.raise_overflow([lane for lane in range(self.batch_size) if self.infos[lane] != FINE], remedy)
         return 0
 
@@ -709,17 +720,22 @@ cdef class Engine(Buffers):
 
     # ---- errors --------------------------------------------------------------------------------------------------
 
-    cdef overflowing_lanes(self):
-        # The lanes whose credit times influence is not finite
-        cdef cnp.ndarray gradient = np.empty((self.sizes.P, self.sizes.m), self.dtype)
+    cdef overflowing_lanes(self, const void *dh):
+        # The lanes whose own gradient for dh, or for the tape's credits if dh is NULL, is not finite
         cdef Py_ssize_t size = <Py_ssize_t> self.sizes.P * self.sizes.m
+        cdef cnp.ndarray gradients = np.empty((self.batch_size, self.sizes.P, self.sizes.m), self.dtype)
+        cdef char *gradient = <char *> cnp.PyArray_DATA(gradients)
+        cdef int lane
         delta = self.carry.view(self.carry.delta, (self.batch_size, self.sizes.S))
+        self.tape.sweep(self.tape, dh, self.carry.delta, gradient, True, False, self.carry.absorb_lane != NULL, 1)
         lanes = []
         for lane in range(self.batch_size):
-            self.carry.contract_lanes(self.carry, lane, lane + 1, self.carry.delta, cnp.PyArray_DATA(gradient), False)
+            self.carry.contract_lanes(
+                self.carry, lane, lane + 1, self.carry.delta, gradient, self.tape.open_steps > 0)
             self.carry.raise_failure()
-            if not (np.isfinite(delta[lane]).all() and self.cell.all_finite(size, cnp.PyArray_DATA(gradient))):
+            if not (np.isfinite(delta[lane]).all() and self.cell.all_finite(size, gradient)):
                 lanes.append(lane)
+            gradient += size * self.cell.item
         return lanes
 
     cdef raise_overflow(self, lanes, remedy=""):

@@ -70,7 +70,8 @@ class ComparingTrainer(OnlineTrainer):
     |e - g|^2 / |g|^2, which includes the squared bias of an estimator that has one. Each is averaged over the steps
     since the last line of metrics; steps where g is zero are left out.
 
-    Per step, the cost is that of every estimator's step and gradient. Training is bit-identical to that of `trainer`.
+    Per step, the cost is that of every estimator's step and gradient. Training is bit-identical to that of `trainer`;
+    but where influences that overflow are forgotten, to measure a gradient may forget one before training would.
     """
 
     def __init__(self, trainer, name, shadows):
@@ -197,7 +198,10 @@ class Comparison(Run):
         return sum(estimator.overflows for estimator in self.trainer.estimators.values())
 
     def _more_metrics(self):
-        return self.trainer.take_averages()
+        if self.options["on_overflow"] != "forget":
+            return self.trainer.take_averages()
+        counts = {name: estimator.overflows for name, estimator in self.trainer.estimators.items()}
+        return self.trainer.take_averages() | {"overflows": counts}
 
     def _can_resume(self):
         return super()._can_resume() and len({estimator.steps for estimator in self.trainer.estimators.values()}) == 1

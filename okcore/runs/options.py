@@ -133,7 +133,7 @@ def add_options(parser, task):
         help=f"steps per line of metrics.jsonl (default: {LOG_LINES} lines per run)",
     )
     add_running(run)
-    run.set_defaults(save_every=float(SAVE_SECONDS), tensorboard=False, on_overflow="raise")
+    run.set_defaults(save_every=float(SAVE_SECONDS), tensorboard=False)
 
 
 def add_running(parser):

@@ -58,9 +58,8 @@ class Run:
 
     def __init__(self, folder, options, ranks=parallel.ONE_PROCESS):
         self.folder = None if folder is None else Path(folder)
-        self.options = {
-            "save_every": SAVE_SECONDS, "time_limit": None, "tensorboard": False, "on_overflow": "raise"
-        } | options  # fmt: skip
+        usual = {"save_every": SAVE_SECONDS, "time_limit": None, "tensorboard": False, "on_overflow": None}
+        self.options = usual | options
         if self.options["tensorboard"]:
             tensorboard.summary_writer()  # refused now if it is not there
         self.ranks = ranks
@@ -69,6 +68,7 @@ class Run:
         self.loss_sum = 0.0       # since the last metrics line
         self.loss_count = 0
         self.measured = None      # of the last metrics line that has one
+        self.overflows = 0        # influences forgotten by then, of all ranks
         self.events = None        # TensorBoard's, while the run is training
         self.lock = None
 
@@ -282,8 +282,8 @@ class Run:
             bar.update()
             if trainer.steps % every == 0 or trainer.steps == total:
                 ranks.check(trainer)
-                overflows = sum(ranks.collect([self._overflows()]))
-                if ranks.leader and not self._log(metrics, bar, output, overflows):
+                self.overflows = sum(ranks.collect([self._overflows()]))
+                if ranks.leader and not self._log(metrics, bar, output):
                     stopped.append("a closed standard output")
             if now - start > limit:
                 stopped.append(TIME_LIMIT)
@@ -333,7 +333,7 @@ class Run:
         """Return what a line of metrics holds beside the loss and the task's measure."""
         return {}
 
-    def _log(self, metrics, bar, output, overflows):
+    def _log(self, metrics, bar, output):
         """Write a line of metrics and show it; return False if nobody can read what is printed."""
         step, total = self.trainer.steps, self.options["steps"]
         line = {"step": step, "time_s": round(self.time, 3), "loss_bits": self.loss_sum / self.loss_count}
@@ -346,9 +346,9 @@ class Run:
         if due:
             said.append(f"{self.task.words} {self.measured:.4g}")
         if self.options["on_overflow"] == "forget":
-            line["overflows"] = overflows
-            if overflows:
-                said.append(f"{overflows} influences forgotten")
+            line["overflows"] = self.overflows
+            if self.overflows:
+                said.append(f"{self.overflows} influences forgotten")
         line |= self._more_metrics()
         metrics.write(json.dumps(line) + "\n")
         metrics.flush()
