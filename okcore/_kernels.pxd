@@ -146,7 +146,7 @@ cdef void mix_terms(
     const floating **rows, const double *scales, floating *X_new, int threads,
 ) noexcept nogil
 
-# X (S, columns) <- Phi X, Phi (S, S), where rows of X are ldx apart; copy (S, columns) is scratch
+# X (S, columns) <- Phi X, Phi (S, S), where rows of X are ldx apart; copy is scratch of 512 S bytes, and (S, columns)
 cdef void multiply_in_place(
     int S, int columns, const floating *Phi, floating *X, int ldx, floating *copy,
 ) noexcept nogil

@@ -33,6 +33,10 @@ cdef extern from "simd.h" nogil:
     void okcore_dgradual_gemm(
         Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, double alpha, const double *A, Py_ssize_t rs_a, Py_ssize_t cs_a,
         const double *B, Py_ssize_t ldb, double beta, double *C, Py_ssize_t ldc)
+    void okcore_sgemm_in_place(
+        Py_ssize_t m, Py_ssize_t n, const float *A, float *B, Py_ssize_t ldb, float *packed)
+    void okcore_dgemm_in_place(
+        Py_ssize_t m, Py_ssize_t n, const double *A, double *B, Py_ssize_t ldb, double *packed)
     void okcore_sgemm_nt(
         Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, float alpha, const float *A, Py_ssize_t lda,
         const float *B, Py_ssize_t ldb, float beta, float *C, Py_ssize_t ldc)
@@ -468,6 +472,12 @@ cdef void multiply_in_place(
 ) noexcept nogil:
     # 2 S^2 columns flops
     cdef int s
+    if okcore_vectorised():
+        if floating is float:
+            okcore_sgemm_in_place(S, columns, Phi, X, ldx, copy)
+        else:
+            okcore_dgemm_in_place(S, columns, Phi, X, ldx, copy)
+        return
     for s in range(S):
         memcpy(copy + <Py_ssize_t> s * columns, X + <Py_ssize_t> s * ldx, columns * sizeof(floating))
     gemm[floating](False, False, S, columns, S, 1, Phi, S, copy, columns, 0, X, ldx)

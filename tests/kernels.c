@@ -7,6 +7,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "simd.h"
 
@@ -150,6 +151,18 @@ static void LOCAL(products)(void)
     LOCAL(close)(transposed == 2 ? "gemm_nt" : "gemm", C, k);
 }
 
+static void LOCAL(products_in_place)(void)
+{
+    /* The bits of a product into another place, and nothing beside it */
+    const ptrdiff_t m = below(8) ? any_size() : 300, n = any_size(), ldb = n + below(3);
+    LOCAL(array) A = RANDOM(m * m), B = RANDOM(m * ldb);
+    REAL *C = room(m * ldb, sizeof *C), *packed = room(m * 512 / (ptrdiff_t) sizeof *packed, sizeof *packed);
+    memcpy(C, B.x, (size_t) (m * ldb) * sizeof *C);
+    OKCORE(gemm)(m, n, m, 1, A.x, m, 1, B.x, ldb, 0, C, ldb);
+    OKCORE(gemm_in_place)(m, n, A.x, B.x, ldb, packed);
+    check(memcmp(C, B.x, (size_t) (m * ldb) * sizeof *C) == 0, "gemm_in_place", B.x[0], C[0]);
+}
+
 static void LOCAL(grams)(void)
 {
     const ptrdiff_t n = 1 + below(35), columns = below(2) ? any_size() : 700;
@@ -277,7 +290,8 @@ static void LOCAL(adam_and_finite)(void)
 
 static void LOCAL(_round)(void)
 {
-    LOCAL(products)(), LOCAL(grams)(), LOCAL(diagonals)(), LOCAL(own_units)(), LOCAL(softmax)(), LOCAL(adam_and_finite)();
+    LOCAL(products)(), LOCAL(products_in_place)(), LOCAL(grams)(), LOCAL(diagonals)(), LOCAL(own_units)();
+    LOCAL(softmax)(), LOCAL(adam_and_finite)();
 #define COMPARE(name, G, k, q) LOCAL(cell)(#name, G, k, q, plain_##name);
     EACH_CELL(COMPARE)
 #undef COMPARE

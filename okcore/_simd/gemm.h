@@ -290,6 +290,29 @@ TARGET static void NAME(gemm)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, REAL alpha,
         NAME(gemv)(n, k, alpha, A + i * rs_a, cs_a, B, ldb, beta, C + i * ldc);
 }
 
+TARGET static void NAME(gemm_in_place)(ptrdiff_t m, ptrdiff_t n, const REAL *A, REAL *B, ptrdiff_t ldb, REAL *packed)
+{
+    /* B (m, n) <- A (m, m) B, with the bits of gemm.  NC columns of B at a time are packed, all their rows, and then
+       written over, so that B is copied once.  packed holds m NC entries. */
+    REAL rest[(MR_TAIL - 1) * NC];
+    ptrdiff_t whole = m / MR_TAIL * MR_TAIL, passes = (m + KC - 1) / KC, most = (m + passes - 1) / passes;
+    for (ptrdiff_t jc = 0; jc < n; jc += NC, B += NC) {
+        ptrdiff_t nc = n - jc < NC ? n - jc : NC, width = (nc + NR - 1) / NR * NR;
+        for (ptrdiff_t i = whole; i < m; i++)
+            NAME(gemv)(nc, m, 1, A + i * m, 1, B, ldb, 0, rest + (i - whole) * NC);
+        for (ptrdiff_t pc = 0; pc < m; pc += most)
+            NAME(pack_b)(m - pc < most ? m - pc : most, nc, B + pc * ldb, ldb, packed + pc * width);
+        for (ptrdiff_t pc = 0; pc < m; pc += most) {
+            ptrdiff_t kc = m - pc < most ? m - pc : most;
+            for (ptrdiff_t ic = 0; ic < whole; ic += MC)
+                NAME(macro_kernel)(0, whole - ic < MC ? whole - ic : MC, nc, kc, 1, A + ic * m + pc, m, 1,
+                                   packed + pc * width, kc * NR, NR, pc > 0, B + ic * ldb, ldb);
+        }
+        for (ptrdiff_t i = whole; i < m; i++)
+            memcpy(B + i * ldb, rest + (i - whole) * NC, (size_t) nc * sizeof(REAL));
+    }
+}
+
 #if defined(__clang__)
 INLINE NAME(vector) NAME(shuffle)(NAME(vector) a, NAME(vector) b, NAME(bits) from)
 {

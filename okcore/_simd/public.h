@@ -17,6 +17,11 @@ void PUBLIC(gemm)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, REAL alpha, const REAL 
     FLUSHED(gemm, m, n, k, alpha, A, rs_a, cs_a, B, ldb, beta, C, ldc)
 }
 
+void PUBLIC(gemm_in_place)(ptrdiff_t m, ptrdiff_t n, const REAL *A, REAL *B, ptrdiff_t ldb, REAL *packed)
+{
+    FLUSHED(gemm_in_place, m, n, A, B, ldb, packed)
+}
+
 void PUBLIC(gemm_nt)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, REAL alpha, const REAL *A, ptrdiff_t lda, const REAL *B,
                      ptrdiff_t ldb, REAL beta, REAL *C, ptrdiff_t ldc)
 {

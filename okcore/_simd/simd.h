@@ -1,8 +1,8 @@
 /* Kernels written by hand, chosen at run time by what the processor has; docs/performance.md says what each one gains.
    All matrices are row-major, and ld is the distance between two rows.
 
-   On x86 gemm, gemm_nt, the products with grids and the kernels of a unit's own rows take denormal numbers for zero, and
-   give zero instead of one.  The others do not. */
+   On x86 gemm, gemm_in_place, gemm_nt, the products with grids and the kernels of a unit's own rows take denormal
+   numbers for zero, and give zero instead of one.  The others do not. */
 
 #ifndef OKCORE_SIMD_H
 #define OKCORE_SIMD_H
@@ -43,6 +43,10 @@ void okcore_sgradual_gemm(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, float alpha, co
                           ptrdiff_t cs_a, const float *B, ptrdiff_t ldb, float beta, float *C, ptrdiff_t ldc);
 void okcore_dgradual_gemm(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, double alpha, const double *A, ptrdiff_t rs_a,
                           ptrdiff_t cs_a, const double *B, ptrdiff_t ldb, double beta, double *C, ptrdiff_t ldc);
+
+/* B (m, n) <- A (m, m) B; packed holds 512 m bytes.  m m n multiply-adds. */
+void okcore_sgemm_in_place(ptrdiff_t m, ptrdiff_t n, const float *A, float *B, ptrdiff_t ldb, float *packed);
+void okcore_dgemm_in_place(ptrdiff_t m, ptrdiff_t n, const double *A, double *B, ptrdiff_t ldb, double *packed);
 
 /* C (m, n) <- alpha A B^T + beta C; A (m, k), B (n, k).  C is not read if beta is 0.  m n k multiply-adds. */
 void okcore_sgemm_nt(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, float alpha, const float *A, ptrdiff_t lda, const float *B,
