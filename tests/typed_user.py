@@ -160,6 +160,8 @@ def by_hand(cell: okcore.Cell, est: okcore.Estimator, dtype: type[np.float32] | 
     assert est.influence().shape == (2, cell.state_size, *cell.theta.shape)
     norm: float = float(np.linalg.norm(gradient + flushed)) / (1 + len(hs))
     assert norm >= 0 and est.steps > 6 and est.batch_size == 2 and est.cell is cell and est.block >= 1
+    est.on_overflow = "forget"
+    assert est.on_overflow == "forget" and est.overflows == 0
 
     twin = est.clone()
     state: dict[str, Any] = est.state_dict()
