@@ -91,8 +91,9 @@ def collect(folders):
                 continue  # it has only begun
             kept = measured[np.unique(np.linspace(0, len(measured) - 1, LINES).astype(int))]
             metrics = {"step": run.metrics["step"][kept].tolist()}
-            for name in {"loss_bits", measure_of(run), "overflows"} & run.metrics.keys():
-                metrics[name] = [float(f"{value:.5g}") for value in run.metrics[name][kept]]
+            for name in ("loss_bits", measure_of(run), "overflows"):
+                if name in run.metrics:
+                    metrics[name] = [float(f"{value:.5g}") for value in run.metrics[name][kept]]
             options = {name: value for name, value in run.options.items() if name != "data_dir"}
             path = RESULTS / folder.name / f"{run.folder.name}.json"
             path.parent.mkdir(parents=True, exist_ok=True)

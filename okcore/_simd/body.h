@@ -1,5 +1,6 @@
 /* The kernels for one instruction set and both types.  simd.c defines VECTOR_BYTES, TARGET (what the compiler may use),
-   ISA (its name), and the sizes of what products (MR, TAIL_NV, DOT_SUMS) and a Gram matrix (GRAM_NR) keep in registers. */
+   ISA (its name), and the sizes of what products (MR, TAIL_NV, DOT_SUMS) and a Gram
+   matrix (GRAM_NR) keep in registers. */
 
 #define REAL float
 #define TYPE_PREFIX s

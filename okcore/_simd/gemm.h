@@ -43,8 +43,8 @@
      A is packed only if it is a transpose (rs_a == 1), whose rows are not contiguous.  Otherwise each of MR rows is
        read along its length, which needs no copy.
      What fits in L1 is not packed; nor is B, up to IN_PLACE_N columns, if A has at most IN_PLACE_M rows.
-     Rows beyond a multiple of MR go through a micro-kernel of MR_TAIL rows, TAIL_NV vectors wide where B is not packed:
-       which takes fewer loads per multiply-add.  Those beyond a multiple of MR_TAIL, at
+     Rows beyond a multiple of MR go through a micro-kernel of MR_TAIL rows, TAIL_NV vectors wide where the columns of B
+       are side by side, which takes fewer loads per multiply-add.  Those beyond a multiple of MR_TAIL, at
        most three, go through gemv one by one: reading B takes longer there than the arithmetic.
      Columns beyond a multiple of NR go through a micro-kernel one vector wide.
      There is one thread per product, and callers split C.  The terms of an entry of C are added in the same order
@@ -145,7 +145,7 @@ TARGET static void NAME(jr_loop)(int mr, ptrdiff_t nc, ptrdiff_t kc, REAL alpha,
     NAME(kernel) by_1 = mr == MR ? NAME(mr_by_1) : NAME(mr_tail_by_1);
     REAL edge[MR * VL] __attribute__((aligned(64)));
     ptrdiff_t jr = 0;
-    if (mr != MR && ps_b == NR) /* B where it lies, or in L1: no micro-panels */
+    if (mr != MR && ps_b == NR) /* columns of B side by side, not in micro-panels */
         for (; jr + TAIL_NV * VL <= nc; jr += TAIL_NV * VL, B += TAIL_NV * VL)
             NAME(mr_tail_wide)(kc, alpha, A, rs_a, cs_a, B, ldb, beta, C + jr, ldc);
     for (; jr + NR <= nc; jr += NR, B += ps_b)
