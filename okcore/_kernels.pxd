@@ -151,8 +151,11 @@ cdef void multiply_in_place(
     int S, int columns, const floating *Phi, floating *X, int ldx, floating *copy,
 ) noexcept nogil
 
-# rows_i (P,) = v (S,) A_i (S, P) for N factors, each read once
-cdef void contract_factors(int N, int S, int P, const floating *v, const floating *A, floating *rows) noexcept nogil
+# y (n,) <- x (k,) B (k, n) + beta y, bound by reading B, over at most `threads` threads; all_entries, those of B among
+# them, are read before B is read again
+cdef void contract_matrix(
+    Py_ssize_t all_entries, int n, int k, const floating *x, const floating *B, floating beta, floating *y, int threads,
+) noexcept nogil
 
 # gradient (P, m) = sum_i (v A_i)^T u_i, v (S,), u (N, m), A (N, S, P); rows (N, P) is scratch
 cdef void contract_sum(

@@ -9,7 +9,8 @@ import numpy as np
 from okcore._blas cimport gemm as blas_gemm
 
 cdef enum:
-    LINE = 16   # floats of a cache line
+    LINE = 16        # floats of a cache line
+    L2 = 1048576     # bytes; of some processors it is half as much, of others twice
 
 cdef extern from "simd.h" nogil:
     enum: GRAM_KC "OKCORE_GRAM_KC"
@@ -27,6 +28,12 @@ cdef extern from "simd.h" nogil:
     void okcore_dgemm(
         Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, double alpha, const double *A, Py_ssize_t rs_a, Py_ssize_t cs_a,
         const double *B, Py_ssize_t ldb, double beta, double *C, Py_ssize_t ldc)
+    void okcore_scontract(
+        int from_memory, Py_ssize_t n, Py_ssize_t k, const float *x, const float *B, Py_ssize_t ldb, float beta,
+        float *y)
+    void okcore_dcontract(
+        int from_memory, Py_ssize_t n, Py_ssize_t k, const double *x, const double *B, Py_ssize_t ldb, double beta,
+        double *y)
     void okcore_sgradual_gemm(
         Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, float alpha, const float *A, Py_ssize_t rs_a, Py_ssize_t cs_a,
         const float *B, Py_ssize_t ldb, float beta, float *C, Py_ssize_t ldc)
@@ -483,10 +490,28 @@ cdef void multiply_in_place(
     gemm[floating](False, False, S, columns, S, 1, Phi, S, copy, columns, 0, X, ldx)
 
 
-cdef void contract_factors(int N, int S, int P, const floating *v, const floating *A, floating *rows) noexcept nogil:
-    cdef int i
-    for i in range(N):
-        gemm[floating](False, False, 1, P, S, 1, v, S, A + i * (<Py_ssize_t> S * P), P, 0, rows + <Py_ssize_t> i * P, P)
+cdef void contract_matrix(
+    Py_ssize_t all_entries, int n, int k, const floating *x, const floating *B, floating beta, floating *y, int threads,
+) noexcept nogil:
+    # y (n,) <- x (k,) B (k, n) + beta y. all_entries are read before those of B are read again: do they stay in L2?
+    cdef int part, start, parts = parts_that_pay(n, SPLIT_COLUMNS, <Py_ssize_t> n * k, threads)
+    cdef bint from_memory = all_entries * <Py_ssize_t> sizeof(floating) > L2
+    if parts == 1:
+        contract_part[floating](from_memory, n, k, x, B, n, beta, y)
+        return
+    for part in prange(parts, num_threads=parts, schedule="static"):
+        start = part_start(n, SPLIT_COLUMNS, part, parts)
+        contract_part[floating](from_memory, part_start(n, SPLIT_COLUMNS, part + 1, parts) - start, k, x, B + start,
+                                   n, beta, y + start)
+
+
+cdef void contract_part(
+    bint from_memory, int n, int k, const floating *x, const floating *B, int ldb, floating beta, floating *y,
+) noexcept nogil:
+    if floating is float:
+        okcore_scontract(from_memory, n, k, x, B, ldb, beta, y)
+    else:
+        okcore_dcontract(from_memory, n, k, x, B, ldb, beta, y)
 
 
 cdef void contract_sum(
@@ -494,7 +519,10 @@ cdef void contract_sum(
     floating *gradient,
 ) noexcept nogil:
     # 2 N S P flops, bound by reading A, then (P, N)(N, m): 2 N P m
-    contract_factors[floating](N, S, P, v, A, rows)
+    cdef int i
+    cdef Py_ssize_t size = <Py_ssize_t> S * P
+    for i in range(N):
+        contract_matrix[floating](N * size, P, S, v, A + i * size, 0, rows + <Py_ssize_t> i * P, 1)
     gemm[floating](True, False, P, m, N, 1, rows, P, u, m, 0, gradient, m)
 
 

@@ -163,6 +163,22 @@ static void LOCAL(products_in_place)(void)
     check(memcmp(C, B.x, (size_t) (m * ldb) * sizeof *C) == 0, "gemm_in_place", B.x[0], C[0]);
 }
 
+static void LOCAL(contractions)(void)
+{
+    /* The bits of a product of one row, wherever the matrix comes from */
+    const ptrdiff_t k = any_size(), n = below(4) ? any_size() : 4096 + any_size(), ldb = n + below(2);
+    LOCAL(array) x = RANDOM(k), B = RANDOM(k * ldb), y = RANDOM(n);
+    const REAL beta = (REAL) below(2);
+    REAL *expected = room(n, sizeof *expected), *found = room(n, sizeof *found);
+    memcpy(expected, y.x, (size_t) n * sizeof *expected);
+    OKCORE(gemm)(1, n, k, 1, x.x, k, 1, B.x, ldb, beta, expected, n);
+    for (int from_memory = 0; from_memory < 2; from_memory++) {
+        memcpy(found, y.x, (size_t) n * sizeof *found);
+        OKCORE(contract)(from_memory, n, k, x.x, B.x, ldb, beta, found);
+        check(memcmp(found, expected, (size_t) n * sizeof *found) == 0, "contract", found[0], expected[0]);
+    }
+}
+
 static void LOCAL(grams)(void)
 {
     const ptrdiff_t n = 1 + below(35), columns = below(2) ? any_size() : 700;
@@ -290,8 +306,8 @@ static void LOCAL(adam_and_finite)(void)
 
 static void LOCAL(_round)(void)
 {
-    LOCAL(products)(), LOCAL(products_in_place)(), LOCAL(grams)(), LOCAL(diagonals)(), LOCAL(own_units)();
-    LOCAL(softmax)(), LOCAL(adam_and_finite)();
+    LOCAL(products)(), LOCAL(products_in_place)(), LOCAL(contractions)(), LOCAL(grams)(), LOCAL(diagonals)();
+    LOCAL(own_units)(), LOCAL(softmax)(), LOCAL(adam_and_finite)();
 #define COMPARE(name, G, k, q) LOCAL(cell)(#name, G, k, q, plain_##name);
     EACH_CELL(COMPARE)
 #undef COMPARE

@@ -10,7 +10,7 @@ from okcore._carries.base cimport Carry, absorb_function, contract_function
 from okcore._engine.buffers cimport address
 from okcore._engine.cell_kernel cimport CellKernel
 from okcore._engine.messages cimport FINE, NOT_FINITE, Block
-from okcore._kernels cimport all_finite, gemm_by_columns, multiply_in_place, parts_that_pay, threads_of, transposed_gemm
+from okcore._kernels cimport all_finite, contract_matrix, multiply_in_place, parts_that_pay, threads_of, transposed_gemm
 
 
 cdef enum:
@@ -95,9 +95,9 @@ cdef int credit_times_influence(
     cdef Py_ssize_t columns = <Py_ssize_t> carry.sizes.P * carry.sizes.m
     for lane in range(first, end):
         if carry.nonzero[lane]:
-            gemm_by_columns[floating](
-                False, 1, <int> columns, S, 1, delta + lane * S, S, <floating *> carry.influence + lane * S * columns,
-                <int> columns, 1 if add else 0, gradient, <int> columns,
+            contract_matrix[floating](
+                (end - first) * S * columns, <int> columns, S, delta + lane * S,
+                <floating *> carry.influence + lane * S * columns, 1 if add else 0, gradient,
                 threads_of(max(carry.n_threads, carry.lane_threads)))
             add = True
     if not add:

@@ -12,7 +12,7 @@ from okcore._engine.buffers cimport address
 from okcore._engine.cell_kernel cimport CellKernel
 from okcore._engine.messages cimport FINE, NO_CONVERGENCE, NOT_FINITE, Block
 from okcore._kernels cimport (
-    contract_factors,
+    contract_matrix,
     mix_terms,
     multiply_in_place,
     packed_doubles,
@@ -145,12 +145,12 @@ cdef void move_factor(KroneckerCarry carry, int thread, const floating *Phi, flo
         start += STRIPE
 
 
-cdef void contract_factor(KroneckerCarry carry, int index, const floating *delta) noexcept nogil:
+cdef void contract_factor(KroneckerCarry carry, int index, int terms, const floating *delta) noexcept nogil:
     # rows (P,) = delta (S,) A_i (S, P) and a copy of u_i, side by side with those of the other terms in use
     cdef int S = carry.sizes.S, P = carry.sizes.P, m = carry.sizes.m
-    cdef Py_ssize_t term = carry.in_use[index]
-    contract_factors[floating](1, S, P, delta + term // carry.rank * S, <floating *> carry.A + term * S * P,
-                               <floating *> carry.rows + <Py_ssize_t> index * P)
+    cdef Py_ssize_t term = carry.in_use[index], size = <Py_ssize_t> S * P
+    contract_matrix[floating](terms * size, P, S, delta + term // carry.rank * S, <floating *> carry.A + term * size, 0,
+                       <floating *> carry.rows + <Py_ssize_t> index * P, 1)
     memcpy(<floating *> carry.in_use_u + <Py_ssize_t> index * m, <floating *> carry.u + term * m, m * sizeof(floating))
 
 
@@ -169,10 +169,10 @@ cdef int credit_times_sum(
         threads = 1
     if threads == 1:
         for index in range(terms):
-            contract_factor[floating](carry, index, delta)
+            contract_factor[floating](carry, index, terms, delta)
     else:
         for index in prange(terms, num_threads=threads, schedule="static"):
-            contract_factor[floating](carry, index, delta)
+            contract_factor[floating](carry, index, terms, delta)
     transposed_gemm[floating](P, m, terms, <floating> carry.weight, <floating *> carry.rows, P,
                               <floating *> carry.in_use_u, m, 1 if add else 0, gradient, m, all_threads)
     return FINE

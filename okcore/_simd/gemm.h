@@ -73,6 +73,8 @@
 /* The first rows of mc, a multiple of MR_TAIL, that micro-kernels of MR rows take; they leave a multiple of MR_TAIL. */
 #define WHOLE(mc) ((mc) / MR * MR - ((mc) % MR % MR_TAIL ? MR : 0))
 #define AXPY_ROWS 8 /* rows of B that gemv adds in one pass */
+#define AHEAD 16384 /* bytes */
+#define LINE (64 / (ptrdiff_t) sizeof(REAL)) /* entries of a cache line */
 #define DOT_MR (DOT_SUMS > 8 ? 4 : 2)
 #define DOT_NR (DOT_SUMS / DOT_MR)
 
@@ -243,41 +245,69 @@ NAME(gemm_by_blocks)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, REAL alpha, const RE
     }
 }
 
-INLINE void NAME(axpy_rows)(const int rows, ptrdiff_t width, REAL alpha, const REAL *x, ptrdiff_t inc_x, const REAL *B,
-                            ptrdiff_t ldb, REAL *y)
+INLINE void NAME(axpy_rows)(const int rows, const int fetch, ptrdiff_t width, REAL alpha, const REAL *x,
+                            ptrdiff_t inc_x, const REAL *B, ptrdiff_t ldb, REAL *y, const REAL *ahead,
+                            ptrdiff_t row_step, ptrdiff_t column_step)
 {
-    /* y (width,) += alpha x B, B (rows, width); rows is a constant where this is inlined */
+    /* y (width,) += alpha x B, B (rows, width); rows and fetch are constants where this is inlined.  With fetch, the
+       line at ahead + j row_step + i column_step is prefetched for each line i of each row j. */
     REAL a[AXPY_ROWS];
     ptrdiff_t i = 0;
     for (int j = 0; j < rows; j++)
         a[j] = alpha * x[j * inc_x];
-    for (; i + VL <= width; i += VL) {
-        NAME(vector) sum = a[0] * CONST_AT(B + i);
-        for (int j = 1; j < rows; j++)
-            sum += a[j] * CONST_AT(B + j * ldb + i);
-        AT(y + i) += sum;
+    for (; i + LINE <= width; i += LINE) {
+        if (fetch)
+            for (int j = 0; j < rows; j++)
+                __builtin_prefetch(ahead + j * row_step + i * column_step);
+        for (ptrdiff_t v = i; v < i + LINE; v += VL) {
+            NAME(vector) sum = a[0] * CONST_AT(B + v);
+            for (int j = 1; j < rows; j++)
+                sum += a[j] * CONST_AT(B + j * ldb + v);
+            AT(y + v) += sum;
+        }
     }
     for (; i < width; i++)
         for (int j = 0; j < rows; j++)
             y[i] += a[j] * B[j * ldb + i];
 }
 
-TARGET static void NAME(gemv)(ptrdiff_t n, ptrdiff_t k, REAL alpha, const REAL *x, ptrdiff_t inc_x, const REAL *B,
-                              ptrdiff_t ldb, REAL beta, REAL *y)
+INLINE void NAME(gemv)(const int from_memory, ptrdiff_t n, ptrdiff_t k, REAL alpha, const REAL *x, ptrdiff_t inc_x,
+                       const REAL *B, ptrdiff_t ldb, REAL beta, REAL *y)
 {
     /* y (n,) <- alpha x B + beta y, bound by reading B: several rows per pass keep more of memory's channels busy than
-       one, and y is read and written once per pass.  Rows are read to their ends, which the processor foresees; to read
-       a part of each that leaves its part of y in L1 is slower. */
+       one, and y is read and written once per pass.  Long rows are read to their ends, which the processor foresees; to
+       read a part of each that leaves its part of y in L1 is slower.  Short rows end before it foresees anything: with
+       from_memory, what lies AHEAD bytes behind is prefetched, line by line in the order of memory; a pass must be
+       shorter than that.  Of rows that are longer each is prefetched.  From L2 this takes longer than it saves. */
+    const ptrdiff_t distance = AHEAD / (ptrdiff_t) sizeof(REAL);
+    const int by_lines = ldb == n && AXPY_ROWS * n <= distance;
     ptrdiff_t p = 0;
     if (beta == 0)
         memset(y, 0, (size_t) n * sizeof(REAL));
     else if (beta != 1)
         for (ptrdiff_t j = 0; j < n; j++)
             y[j] *= beta;
-    for (; p + AXPY_ROWS <= k; p += AXPY_ROWS)
-        NAME(axpy_rows)(AXPY_ROWS, n, alpha, x + p * inc_x, inc_x, B + p * ldb, ldb, y);
+    for (; p + AXPY_ROWS <= k; p += AXPY_ROWS) {
+        const REAL *rows = B + p * ldb;
+        if (from_memory && by_lines)
+            NAME(axpy_rows)(AXPY_ROWS, 1, n, alpha, x + p * inc_x, inc_x, rows, ldb, y, rows + distance, LINE,
+                            AXPY_ROWS);
+        else if (from_memory && n >= distance)
+            NAME(axpy_rows)(AXPY_ROWS, 1, n, alpha, x + p * inc_x, inc_x, rows, ldb, y, rows + 8 * LINE, ldb, 1);
+        else
+            NAME(axpy_rows)(AXPY_ROWS, 0, n, alpha, x + p * inc_x, inc_x, rows, ldb, y, NULL, 0, 0);
+    }
     for (; p < k; p++)
-        NAME(axpy_rows)(1, n, alpha, x + p * inc_x, inc_x, B + p * ldb, ldb, y);
+        NAME(axpy_rows)(1, 0, n, alpha, x + p * inc_x, inc_x, B + p * ldb, ldb, y, NULL, 0, 0);
+}
+
+TARGET static void NAME(contract)(int from_memory, ptrdiff_t n, ptrdiff_t k, const REAL *x, const REAL *B,
+                                  ptrdiff_t ldb, REAL beta, REAL *y)
+{
+    if (from_memory)
+        NAME(gemv)(1, n, k, 1, x, 1, B, ldb, beta, y);
+    else
+        NAME(gemv)(0, n, k, 1, x, 1, B, ldb, beta, y);
 }
 
 TARGET static void NAME(gemm)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, REAL alpha, const REAL *A, ptrdiff_t rs_a,
@@ -287,7 +317,7 @@ TARGET static void NAME(gemm)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, REAL alpha,
     if (whole > 0)
         NAME(gemm_by_blocks)(whole, n, k, alpha, A, rs_a, cs_a, B, ldb, beta, C, ldc);
     for (ptrdiff_t i = whole; i < m; i++)
-        NAME(gemv)(n, k, alpha, A + i * rs_a, cs_a, B, ldb, beta, C + i * ldc);
+        NAME(gemv)(0, n, k, alpha, A + i * rs_a, cs_a, B, ldb, beta, C + i * ldc);
 }
 
 TARGET static void NAME(gemm_in_place)(ptrdiff_t m, ptrdiff_t n, const REAL *A, REAL *B, ptrdiff_t ldb, REAL *packed)
@@ -299,7 +329,7 @@ TARGET static void NAME(gemm_in_place)(ptrdiff_t m, ptrdiff_t n, const REAL *A, 
     for (ptrdiff_t jc = 0; jc < n; jc += NC, B += NC) {
         ptrdiff_t nc = n - jc < NC ? n - jc : NC, width = (nc + NR - 1) / NR * NR;
         for (ptrdiff_t i = whole; i < m; i++)
-            NAME(gemv)(nc, m, 1, A + i * m, 1, B, ldb, 0, rest + (i - whole) * NC);
+            NAME(gemv)(0, nc, m, 1, A + i * m, 1, B, ldb, 0, rest + (i - whole) * NC);
         for (ptrdiff_t pc = 0; pc < m; pc += most)
             NAME(pack_b)(m - pc < most ? m - pc : most, nc, B + pc * ldb, ldb, packed + pc * width);
         for (ptrdiff_t pc = 0; pc < m; pc += most) {

@@ -28,6 +28,12 @@ void PUBLIC(gemm_nt)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, REAL alpha, const RE
     FLUSHED(gemm_nt, m, n, k, alpha, A, lda, B, ldb, beta, C, ldc)
 }
 
+void PUBLIC(contract)(int from_memory, ptrdiff_t n, ptrdiff_t k, const REAL *x, const REAL *B, ptrdiff_t ldb, REAL beta,
+                      REAL *y)
+{
+    FLUSHED(contract, from_memory, n, k, x, B, ldb, beta, y)
+}
+
 void PUBLIC(gradual_gemm)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, REAL alpha, const REAL *A, ptrdiff_t rs_a,
                           ptrdiff_t cs_a, const REAL *B, ptrdiff_t ldb, REAL beta, REAL *C, ptrdiff_t ldc)
 {

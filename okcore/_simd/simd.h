@@ -38,6 +38,12 @@ void okcore_sgemm(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, float alpha, const floa
 void okcore_dgemm(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, double alpha, const double *A, ptrdiff_t rs_a, ptrdiff_t cs_a,
                   const double *B, ptrdiff_t ldb, double beta, double *C, ptrdiff_t ldc);
 
+/* y (n,) <- x (k,) B (k, n) + beta y, with the bits of gemm; from_memory says that most of B is not in L2. */
+void okcore_scontract(int from_memory, ptrdiff_t n, ptrdiff_t k, const float *x, const float *B, ptrdiff_t ldb,
+                      float beta, float *y);
+void okcore_dcontract(int from_memory, ptrdiff_t n, ptrdiff_t k, const double *x, const double *B, ptrdiff_t ldb,
+                      double beta, double *y);
+
 /* The same with denormal numbers, for factors near the ends of the range */
 void okcore_sgradual_gemm(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, float alpha, const float *A, ptrdiff_t rs_a,
                           ptrdiff_t cs_a, const float *B, ptrdiff_t ldb, float beta, float *C, ptrdiff_t ldc);
