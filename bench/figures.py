@@ -17,7 +17,7 @@ import measure
 import numpy as np
 from tqdm import tqdm
 
-from okcore import _kernels
+from okcore import _config, _kernels
 from okcore.runs import figure_style
 
 NAMES = {
@@ -26,24 +26,17 @@ NAMES = {
 }  # fmt: skip
 GRADIENTS = dict(zip(measure.GRADIENTS, ("", ", late carry", ", a gradient per block"), strict=True))
 STYLE = {"font.size": 10, "axes.titlesize": 11, "lines.linewidth": 1.5, "lines.markersize": 5}  # wider than a column
-PROCESSOR = Path("/proc/cpuinfo")
 
 
 def measurements():
     """Return everything that is drawn: sizes, seconds and bytes by algorithm, and where and when they were measured."""
-    found = {"date": date.today().isoformat(), "machine": f"{processor()}; {measure.kernels()}", "seconds": {}, "bytes": {}}
+    found = {"date": date.today().isoformat(), "machine": f"{_config.config()['machine']}; {measure.kernels()}", "seconds": {}, "bytes": {}}
     for form in tqdm(measure.FORMS, "scaling"):
         for gradient in GRADIENTS if form == "rtrl" else ["at every step"]:
             times = {n: measure.seconds_per_step(form, n, gradient) for n in measure.TIME_SIZES[form]}
             found["seconds"][NAMES.get(form, form) + GRADIENTS[gradient]] = times
         found["bytes"][NAMES.get(form, form)] = {n: measure.memory_bytes(form, n) for n in measure.MEMORY_SIZES[form]}
     return found
-
-
-def processor():
-    """Return the processor's name, as far as the system says it."""
-    lines = PROCESSOR.read_text().splitlines() if PROCESSOR.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown processor")
 
 
 def draw(found):

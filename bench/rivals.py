@@ -74,22 +74,16 @@ class Okcore:
 
 
 class PyTorch:
-    """torch.nn.RNN, LSTM or GRU over the whole job, autograd, and an explicit update, which is faster than torch.optim."""
+    """The same cell in torch.nn over the whole job, autograd, and an explicit update, which is faster than torch.optim."""
 
     def __init__(self, job):
         import torch
 
+        from okcore.torch import to_torch
+
         torch.set_num_threads(1)
-        self.torch, self.job = torch, job
-        self.net = getattr(torch.nn, job.cell)(job.n_in, job.n)
+        self.torch, self.job, self.net = torch, job, to_torch(job.make_cell())
         self.weights = list(self.net.parameters())
-        theta = torch.from_numpy(job.make_cell().theta)
-        with torch.no_grad():
-            W_x, W_h, b_x, b_h = self.weights
-            W_x.copy_(theta[:, : job.n_in])
-            W_h.copy_(theta[:, job.n_in : job.n_in + job.n])
-            b_x.copy_(theta[:, job.n_in + job.n])
-            b_h.copy_(theta[:, -1] if job.cell == "GRU" else torch.zeros(len(b_h)))
         self.xs, self.dhs = torch.from_numpy(job.xs), torch.from_numpy(job.dhs)
         zeros = torch.zeros(1, job.lanes, job.n)
         self.state = (zeros, zeros) if job.cell == "LSTM" else zeros
@@ -104,7 +98,8 @@ class PyTorch:
                 weight.grad = None
 
     def parameters(self):
-        # Except in a GRU, torch's two biases have the same gradient: their sum moves twice as far as okcore's bias, so return one.
-        W_x, W_h, b_x, b_h = (w.detach().numpy() for w in self.weights)
-        biases = [b_x, b_h] if self.job.cell == "GRU" else [b_x]
-        return np.column_stack([W_x, W_h, *biases])
+        from okcore.torch import from_torch
+
+        if self.job.cell != "GRU":  # two biases of torch for one of okcore, each with its gradient: their sum moves twice as far
+            self.torch.nn.init.zeros_(self.net.bias_hh_l0)
+        return from_torch(self.net).theta

@@ -23,7 +23,7 @@ def config() -> dict[str, Any]:
         "python": platform.python_version(),
         "numpy": np.__version__,
         "scipy": scipy.__version__,
-        "machine": f"{platform.system()} {platform.machine()}",
+        "machine": ", ".join([f"{platform.system()} {platform.machine()}", *_processor()]),
         "processors": usable_processors(),
         "build": engine.build_flags(),
         "instructions": _kernels.instructions(),
@@ -32,6 +32,15 @@ def config() -> dict[str, Any]:
             for pool in threadpool_info()
         ],
     }
+
+
+def _processor() -> list[str]:
+    """Return the processor's name, family and model, as far as Linux says: a virtual machine may hide the name."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    found = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in reversed(lines))}
+    words = {"model name": "", "cpu family": "family ", "model": "model "}
+    return [word + found[name] for name, word in words.items() if name in found]
 
 
 def usable_processors() -> int:

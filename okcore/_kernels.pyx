@@ -501,8 +501,8 @@ cdef void contract_matrix(
         return
     for part in prange(parts, num_threads=parts, schedule="static"):
         start = part_start(n, SPLIT_COLUMNS, part, parts)
-        contract_part[floating](from_memory, part_start(n, SPLIT_COLUMNS, part + 1, parts) - start, k, x, B + start,
-                                   n, beta, y + start)
+        contract_part[floating](from_memory, part_start(n, SPLIT_COLUMNS, part + 1, parts) - start, k, x, B + start, n,
+                                beta, y + start)
 
 
 cdef void contract_part(

@@ -112,33 +112,20 @@ def track_copy_training_step_over_floor(n):
     return Figure(step / floor, f"{step:.1f} / {floor:.1f} us")
 
 
-def small(n, block):
-    """Return jobs of 256 steps: the reference, okcore called step by step, and okcore's `run`."""
+@target(7, lambda n, block, calls: f"at least {5 if calls else 15} x faster", n=[size(32)], block=[1, 16], calls=[False, True])
+def track_reference_over_okcore(n, block, calls):
+    """reference / OK(4).run, or with `calls` step and gradient"""
     estimator = make_estimator("ok", CELLS["RNN"](4, n, rng=0), rank=4, block=block)
     plain = reference.OK(reference.RNN(4, n, rng=0), 4, block, rng=0)
     rng = np.random.default_rng(0)
     xs, dhs = rng.normal(size=(256, 1, 4)).astype("f"), rng.normal(size=(256, 1, n)).astype("f")
 
-    def calls(estimator):
+    def call(estimator):
         for x, dh in zip(xs, dhs, strict=True):
             estimator.step(x)
             estimator.gradient(dh)
 
-    return partial(calls, plain), partial(calls, estimator), partial(estimator.run, xs, dhs)
-
-
-@target(7, "at least 15 x faster", n=[size(32)], block=[1, 16])
-def track_reference_over_run(n, block):
-    """reference / OK(4).run"""
-    plain, _, run = small(n, block)
-    return paired(plain, run, 5, 256)
-
-
-@target(7, "at least 5 x faster", n=[size(32)], block=[1, 16])
-def track_reference_over_calls(n, block):
-    """reference / step + gradient"""
-    plain, calls, _ = small(n, block)
-    return paired(plain, calls, 5, 256)
+    return paired(partial(call, plain), partial(call, estimator) if calls else partial(estimator.run, xs, dhs), 5, 256)
 
 
 def needs_pytorch(job):

@@ -27,7 +27,7 @@ class Time:
 
 
 class Memory:
-    """Bytes by n: of an estimator, and of the process."""
+    """Bytes of an estimator by n."""
 
     params = [list(FORMS), sorted({n for sizes in MEMORY_SIZES.values() for n in sizes})]
     param_names = ["estimator", "n"]
@@ -40,9 +40,6 @@ class Memory:
 
     def track_estimator(self, estimator, n):
         return float(measure.memory_bytes(estimator, n))
-
-    def peakmem_block(self, estimator, n):
-        stream(estimator, n).block()
 
 
 @target(4, lambda estimator, gradient: TIME_TARGETS.get(estimator), estimator=list(FORMS), gradient=list(GRADIENTS))

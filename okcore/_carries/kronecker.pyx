@@ -150,7 +150,7 @@ cdef void contract_factor(KroneckerCarry carry, int index, int terms, const floa
     cdef int S = carry.sizes.S, P = carry.sizes.P, m = carry.sizes.m
     cdef Py_ssize_t term = carry.in_use[index], size = <Py_ssize_t> S * P
     contract_matrix[floating](terms * size, P, S, delta + term // carry.rank * S, <floating *> carry.A + term * size, 0,
-                       <floating *> carry.rows + <Py_ssize_t> index * P, 1)
+                              <floating *> carry.rows + <Py_ssize_t> index * P, 1)
     memcpy(<floating *> carry.in_use_u + <Py_ssize_t> index * m, <floating *> carry.u + term * m, m * sizeof(floating))
 
 
