@@ -223,12 +223,14 @@ NAME(gemm_by_blocks)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, REAL alpha, const RE
     int a_packed = rs_a == 1 && k * cs_a > SMALL;
     int b_in_place = n % VL == 0 && (k * ldb <= SMALL || (m <= IN_PLACE_M && n <= IN_PLACE_N));
     /* Passes of nearly equal length; one even if k = 0, which scales C. */
-    ptrdiff_t passes = (k + KC - 1) / KC, most = passes > 1 ? (k + passes - 1) / passes : KC;
+    ptrdiff_t passes = (k + KC - 1) / KC, most = passes > 1 ? (k + passes - 1) / passes : k > 0 ? k : 1;
+    /* of a panel of B.  A is packed once per panel: the shorter the panels, the wider they are, in as much memory */
+    ptrdiff_t width = a_packed ? KC * NC / most / NR * NR : NC;
     for (ptrdiff_t pc = 0; pc == 0 || pc < k; pc += most) {
         ptrdiff_t kc = k - pc < most ? k - pc : most;
         REAL keep = pc == 0 ? beta : 1;
-        for (ptrdiff_t jc = 0; jc < n; jc += NC) {
-            ptrdiff_t nc = n - jc < NC ? n - jc : NC;
+        for (ptrdiff_t jc = 0; jc < n; jc += width) {
+            ptrdiff_t nc = n - jc < width ? n - jc : width;
             const REAL *b = B + pc * ldb + jc;
             if (!b_in_place)
                 NAME(pack_b)(kc, nc, b, ldb, packed_b);
