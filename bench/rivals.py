@@ -100,6 +100,7 @@ class PyTorch:
     def parameters(self):
         from okcore.torch import from_torch
 
-        if self.job.cell != "GRU":  # two biases of torch for one of okcore, each with its gradient: their sum moves twice as far
-            self.torch.nn.init.zeros_(self.net.bias_hh_l0)
-        return from_torch(self.net).theta
+        theta = from_torch(self.net).theta
+        if self.job.cell != "GRU":  # one bias for two of torch, each with its gradient: their sum moves twice as far
+            theta[:, -1] -= self.net.bias_hh_l0.detach().numpy()
+        return theta

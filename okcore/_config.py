@@ -15,9 +15,10 @@ from threadpoolctl import threadpool_info
 from okcore import _kernels
 from okcore._engine import engine
 
+CPUINFO = Path("/proc/cpuinfo")
 
 def config() -> dict[str, Any]:
-    """Return versions, BLAS, threads and build flags as a dict of plain values."""
+    """Return versions, processor, BLAS, threads and build flags as a dict of plain values."""
     return {
         "okcore": version("okcore"),
         "python": platform.python_version(),
@@ -36,8 +37,10 @@ def config() -> dict[str, Any]:
 
 def _processor() -> list[str]:
     """Return the processor's name, family and model, as far as Linux says: a virtual machine may hide the name."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    try:
+        lines = CPUINFO.read_text().splitlines()
+    except OSError:
+        return []
     found = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in reversed(lines))}
     words = {"model name": "", "cpu family": "family ", "model": "model "}
     return [word + found[name] for name, word in words.items() if name in found]
@@ -88,7 +91,7 @@ def get_include() -> str:
 
 
 def show_config(file: TextIO | None = None) -> None:
-    """Print versions, BLAS, threads and build flags."""
+    """Print versions, processor, BLAS, threads and build flags."""
     file = sys.stdout if file is None else file
     for name, value in config().items():
         if isinstance(value, list):

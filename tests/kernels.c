@@ -129,9 +129,10 @@ static void LOCAL(close)(const char *kernel, LOCAL(array) a, ptrdiff_t terms)
 
 static void LOCAL(products)(void)
 {
-    const ptrdiff_t m = any_size(), n = below(8) ? any_size() : 2049, k = below(8) || n > 131 ? any_size() : 300;
+    const ptrdiff_t m = any_size(), n = below(4) ? any_size() : 2049, k = below(8) || n > 131 ? any_size() : 300;
     const ptrdiff_t transposed = below(3); /* 1: A, 2: B */
-    const ptrdiff_t lda = (transposed == 1 ? m : k) + below(3), ldb = (transposed == 2 ? k : n) + below(3);
+    const ptrdiff_t apart = transposed == 1 && below(2) ? 4200 / k : below(3); /* a large A is packed */
+    const ptrdiff_t lda = (transposed == 1 ? m : k) + apart, ldb = (transposed == 2 ? k : n) + below(3);
     const ptrdiff_t rs_a = transposed == 1 ? 1 : lda, cs_a = transposed == 1 ? lda : 1, ldc = n + below(3);
     const ptrdiff_t rs_b = transposed == 2 ? 1 : ldb, cs_b = transposed == 2 ? ldb : 1;
     const REAL alpha = below(2) ? 1 : (REAL) -0.5, beta = (REAL) below(3) / 2;

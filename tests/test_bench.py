@@ -17,7 +17,7 @@ RUN_ALL = """
 import importlib, inspect, itertools, json, pkgutil, sys
 sys.path.insert(0, sys.argv[1])
 import benchmarks, measure, okcore
-PREFIXES = "time_", "track_", "peakmem_"
+PREFIXES = "time_", "track_"
 seen = []
 for found in pkgutil.iter_modules(benchmarks.__path__, "benchmarks."):
     module = importlib.import_module(found.name)

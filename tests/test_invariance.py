@@ -75,6 +75,18 @@ def test_threads_inside_a_lane_change_no_bit(name, dtype):
             assert found == expected, (kind, threads)
 
 
+def test_threads_that_share_the_reading_of_an_influence_change_no_bit():
+    cell = make_cell("RNN", n_in=5, n_hidden=140, dtype="float32")  # large enough that its columns are split
+    rng = np.random.default_rng(0)
+    xs, dh = rng.normal(size=(5, 1, 5)).astype("float32"), rng.normal(size=(1, 140)).astype("float32")
+    gradients = set()
+    for n_threads in (1, 2, 3):
+        estimator = okcore.RTRL(cell, block=2, n_threads=n_threads)
+        estimator.run(xs)
+        gradients.add(estimator.gradient(dh).tobytes())
+    assert len(gradients) == 1 and np.frombuffer(gradients.pop(), "float32").any()
+
+
 @pytest.mark.parametrize("batch_size", [1, 3, 4, 6])
 @pytest.mark.parametrize("name", CELLS)
 def test_a_run_may_be_cut_anywhere(name, batch_size):

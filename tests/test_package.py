@@ -1,6 +1,7 @@
 """The package as it is shipped: version, configuration, source archive, compiled interface."""
 
 import io
+import platform
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import okcore
+from okcore import _config
 from okcore._engine import engine
 
 ROOT = Path(__file__).parent.parent
@@ -28,6 +30,16 @@ def test_show_config():
     okcore.show_config(text)
     for word in ("okcore:", "numpy:", "scipy:", "build:", "user_api blas", "num_threads"):
         assert word in text.getvalue()
+
+
+def test_the_processor_is_the_first_that_the_system_names(monkeypatch, tmp_path):
+    monkeypatch.setattr(_config, "CPUINFO", tmp_path / "cpuinfo")
+    system = f"{platform.system()} {platform.machine()}"
+    assert _config.config()["machine"] == system
+    _config.CPUINFO.write_text("model name\t: A: 1\nmodel\t\t: 17\n\nmodel name\t: B\nBogoMIPS\t: 50\n")
+    assert _config.config()["machine"] == f"{system}, A: 1, model 17"
+    _config.CPUINFO.write_text("processor\t: 0\nBogoMIPS\t: 50\n")
+    assert _config.config()["machine"] == system
 
 
 def test_only_one_module_cimports_scipy():

@@ -3,6 +3,8 @@
      gemm      C (m, n) <- alpha A (m, k) B (k, n) + beta C, A with any row and column stride (rs_a, cs_a)
      gemm_nt   C (m, n) <- alpha A (m, k) B^T + beta C, B (n, k)
 
+   and two special cases of gemm: gemm_in_place, and contract, one row of A.
+
    What they are for:
 
      few rows        m is often the number of lanes, 1 to 16.  BLAS usually packs its operands first, which can cost as
@@ -15,7 +17,7 @@
    The loops of gemm, in the words of BLIS (Van Zee and van de Geijn 2015), and the bytes of floats at AVX2, AVX-512:
 
      for pc in 0..k by KC                    ......... A, B and C themselves; C is updated per pass    L3 or memory
-      |  for jc in 0..n by NC                pack_b    B panel (KC, NC)                         L2    64 KiB,  64 KiB
+      |  for jc in 0..n by width             pack_b    B panel (KC, NC)                         L2    64 KiB,  64 KiB
       |   |  for ic in 0..m by MC            pack_a    A block (MC, KC), if A is a transpose    L2    12 KiB,  12 KiB
       |   |   |
       |   |   |  for ir in 0..MC by MR       ......... A micro-panel (MR, KC)                   L1     3 KiB,   4 KiB
@@ -30,16 +32,16 @@
      baseline (VL = 4): MR = 4, NR = 8     AVX2 (VL = 8): MR = 6, NR = 16     AVX-512 (VL = 16): MR = 8, NR = 32
      NEON (VL = 4): MR = 8, NR = 8, 16 of 32 registers
      KC = 128, MC = 24, NC = 128; a vector of doubles has half the entries, and NC is half, so that only the bytes of A
-     double
+     double.  width = NC, or KC NC / kc if A and B are packed: with fewer panels it is packed less often
 
    Where this departs from the five loops of BLIS, and why:
 
      NC is a few micro-panels, not thousands of columns: the packed panel has to fit on a stack.  Nothing is packed for
        L3.
-     pc is the outermost loop, not jc: a pass reads KC columns of A n / NC times, and those stay in L2 (256 KiB of
+     pc is the outermost loop, not jc: a pass reads KC columns of A n / width times, and those stay in L2 (256 KiB of
        floats if m = 512).
-     ir is outside jr: where a panel of B has so few micro-panels, it is A's micro-panel that is worth keeping in L1.
-       Those of B come from L2, two vectors per 2 MR multiply-adds.
+     ir is outside jr: where a panel of B is so small, it is A's micro-panel that is worth keeping in L1.  Those of B
+       come from L2, two vectors per 2 MR multiply-adds.
      A is packed only if it is a transpose (rs_a == 1), whose rows are not contiguous.  Otherwise each of MR rows is
        read along its length, which needs no copy.
      What fits in L1 is not packed; nor is B, up to IN_PLACE_N columns, if A has at most IN_PLACE_M rows.
@@ -224,8 +226,8 @@ NAME(gemm_by_blocks)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, REAL alpha, const RE
     int b_in_place = n % VL == 0 && (k * ldb <= SMALL || (m <= IN_PLACE_M && n <= IN_PLACE_N));
     /* Passes of nearly equal length; one even if k = 0, which scales C. */
     ptrdiff_t passes = (k + KC - 1) / KC, most = passes > 1 ? (k + passes - 1) / passes : k > 0 ? k : 1;
-    /* of a panel of B.  A is packed once per panel: the shorter the panels, the wider they are, in as much memory */
-    ptrdiff_t width = a_packed ? KC * NC / most / NR * NR : NC;
+    /* of a panel of B.  A is packed once per panel: the shorter panels are, the wider they can be */
+    ptrdiff_t width = a_packed && !b_in_place ? KC * NC / most / NR * NR : NC;
     for (ptrdiff_t pc = 0; pc == 0 || pc < k; pc += most) {
         ptrdiff_t kc = k - pc < most ? k - pc : most;
         REAL keep = pc == 0 ? beta : 1;
@@ -247,6 +249,15 @@ NAME(gemm_by_blocks)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, REAL alpha, const RE
     }
 }
 
+INLINE void NAME(axpy_vector)(const int rows, const REAL *a, const REAL *B, ptrdiff_t ldb, REAL *y)
+{
+    /* y (VL,) += a B, B (rows, VL) */
+    NAME(vector) sum = a[0] * CONST_AT(B);
+    for (int j = 1; j < rows; j++)
+        sum += a[j] * CONST_AT(B + j * ldb);
+    AT(y) += sum;
+}
+
 INLINE void NAME(axpy_rows)(const int rows, const int fetch, ptrdiff_t width, REAL alpha, const REAL *x,
                             ptrdiff_t inc_x, const REAL *B, ptrdiff_t ldb, REAL *y, const REAL *ahead,
                             ptrdiff_t row_step, ptrdiff_t column_step)
@@ -261,13 +272,11 @@ INLINE void NAME(axpy_rows)(const int rows, const int fetch, ptrdiff_t width, RE
         if (fetch)
             for (int j = 0; j < rows; j++)
                 __builtin_prefetch(ahead + j * row_step + i * column_step);
-        for (ptrdiff_t v = i; v < i + LINE; v += VL) {
-            NAME(vector) sum = a[0] * CONST_AT(B + v);
-            for (int j = 1; j < rows; j++)
-                sum += a[j] * CONST_AT(B + j * ldb + v);
-            AT(y + v) += sum;
-        }
+        for (ptrdiff_t v = i; v < i + LINE; v += VL)
+            NAME(axpy_vector)(rows, a, B + v, ldb, y + v);
     }
+    for (; i + VL <= width; i += VL)
+        NAME(axpy_vector)(rows, a, B + i, ldb, y + i);
     for (; i < width; i++)
         for (int j = 0; j < rows; j++)
             y[i] += a[j] * B[j * ldb + i];
@@ -277,10 +286,11 @@ INLINE void NAME(gemv)(const int from_memory, ptrdiff_t n, ptrdiff_t k, REAL alp
                        const REAL *B, ptrdiff_t ldb, REAL beta, REAL *y)
 {
     /* y (n,) <- alpha x B + beta y, bound by reading B: several rows per pass keep more of memory's channels busy than
-       one, and y is read and written once per pass.  Long rows are read to their ends, which the processor foresees; to
-       read a part of each that leaves its part of y in L1 is slower.  Short rows end before it foresees anything: with
-       from_memory, what lies AHEAD bytes behind is prefetched, line by line in the order of memory; a pass must be
-       shorter than that.  Of rows that are longer each is prefetched.  From L2 this takes longer than it saves. */
+       one, and y is read and written once per pass.  Rows are read to their ends; to read a part of each that leaves
+       its part of y in L1 is slower.  With from_memory B is prefetched: if a pass takes at most AHEAD bytes, what lies
+       AHEAD bytes behind, line by line in the order of memory, because the processor does not foresee what follows such
+       short rows; if a single row takes as many, the same row a little ahead; between these it gains nothing.  From L2
+       prefetching takes longer than it saves. */
     const ptrdiff_t distance = AHEAD / (ptrdiff_t) sizeof(REAL);
     const int by_lines = ldb == n && AXPY_ROWS * n <= distance;
     ptrdiff_t p = 0;

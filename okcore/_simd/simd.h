@@ -1,7 +1,7 @@
 /* Kernels written by hand, chosen at run time by what the processor has; docs/performance.md says what each one gains.
    All matrices are row-major, and ld is the distance between two rows.
 
-   On x86 gemm, gemm_in_place, gemm_nt, the products with grids and the kernels of a unit's own rows take denormal
+   On x86 gemm, gemm_in_place, gemm_nt, contract, the products with grids and the kernels of a unit's own rows take denormal
    numbers for zero, and give zero instead of one.  The others do not. */
 
 #ifndef OKCORE_SIMD_H
@@ -44,7 +44,7 @@ void okcore_scontract(int from_memory, ptrdiff_t n, ptrdiff_t k, const float *x,
 void okcore_dcontract(int from_memory, ptrdiff_t n, ptrdiff_t k, const double *x, const double *B, ptrdiff_t ldb,
                       double beta, double *y);
 
-/* The same with denormal numbers, for factors near the ends of the range */
+/* gemm with denormal numbers, for factors near the ends of the range */
 void okcore_sgradual_gemm(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, float alpha, const float *A, ptrdiff_t rs_a,
                           ptrdiff_t cs_a, const float *B, ptrdiff_t ldb, float beta, float *C, ptrdiff_t ldc);
 void okcore_dgradual_gemm(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, double alpha, const double *A, ptrdiff_t rs_a,

@@ -103,8 +103,8 @@ def make_parser():
     add_tasks(comparing, "\n" + compare.EXAMPLES, compare.add_arguments)
 
     add_command(
-        commands, "config", config, "show versions, BLAS, threads and build flags",
-        "Show versions, BLAS, threads and build flags.\n\nexamples:\n  okcore config",
+        commands, "config", config, "show versions, processor, BLAS, threads and build flags",
+        "Show versions, processor, BLAS, threads and build flags.\n\nexamples:\n  okcore config",
     )
     return parser
 
@@ -149,7 +149,7 @@ def finish(run):
 
 
 def config(arguments):
-    """Print versions, BLAS, threads and build flags."""
+    """Print versions, processor, BLAS, threads and build flags."""
     _config.show_config()
     return 0
 
