@@ -16,14 +16,14 @@
 
    The loops of gemm, in the words of BLIS (Van Zee and van de Geijn 2015), and the bytes of floats at AVX2, AVX-512:
 
-     for pc in 0..k by KC                    ......... A, B and C themselves; C is updated per pass    L3 or memory
-      |  for jc in 0..n by width             pack_b    B panel (KC, NC)                         L2    64 KiB,  64 KiB
-      |   |  for ic in 0..m by MC            pack_a    A block (MC, KC), if A is a transpose    L2    12 KiB,  12 KiB
+     for pc in 0..k by kc                    ......... A, B and C themselves; C is updated per pass    L3 or memory
+      |  for jc in 0..n by nc                pack_b    B panel (kc, nc)                         L2    64 KiB,  64 KiB
+      |   |  for ic in 0..m by MC            pack_a    A block (MC, kc), if A is a transpose    L2    12 KiB,  12 KiB
       |   |   |
-      |   |   |  for ir in 0..MC by MR       ......... A micro-panel (MR, KC)                   L1     3 KiB,   4 KiB
-      |   |   |   |  for jr in 0..NC by NR   ......... B micro-panel (KC, NR), streamed         L2     8 KiB,  16 KiB
+      |   |   |  for ir in 0..MC by MR       ......... A micro-panel (MR, kc)                   L1     6 KiB,   8 KiB
+      |   |   |   |  for jr in 0..nc by NR   ......... B micro-panel (kc, NR), streamed         L2    16 KiB,  32 KiB
       |   |   |   |   |
-      |   |   |   |   |  for p in 0..KC      ......... C micro-tile (MR, NR)             registers  12 of 16, 16 of 32
+      |   |   |   |   |  for p in 0..kc      ......... C micro-tile (MR, NR)             registers  12 of 16, 16 of 32
       |   |   |   |   |      C += a column of A times a row of B: 2 loads of B, MR broadcasts of A, 2 MR multiply-adds
       |   |   |   |   +----- micro_kernel
       |   |   |   +--------- jr_loop, macro_kernel
@@ -31,14 +31,15 @@
 
      baseline (VL = 4): MR = 4, NR = 8     AVX2 (VL = 8): MR = 6, NR = 16     AVX-512 (VL = 16): MR = 8, NR = 32
      NEON (VL = 4): MR = 8, NR = 8, 16 of 32 registers
-     KC = 128, MC = 24, NC = 128; a vector of doubles has half the entries, and NC is half, so that only the bytes of A
-     double.  width = NC, or KC NC / kc if A and B are packed: with fewer panels it is packed less often
+     MC = 24, and kc is at most DEEP = 256, or KC = 128 where A is packed.  A packed B has panels of nc = KC NC / kc
+     columns, so of 64 KiB: the deeper they are, the fewer times C is updated, the wider, the fewer times A is packed.
+     Otherwise nc = NC = 128.  A vector of doubles has half the entries, and NC is half, so that only the bytes of A
+     double.
 
    Where this departs from the five loops of BLIS, and why:
 
-     NC is a few micro-panels, not thousands of columns: the packed panel has to fit on a stack.  Nothing is packed for
-       L3.
-     pc is the outermost loop, not jc: a pass reads KC columns of A n / width times, and those stay in L2 (256 KiB of
+     A panel of B is small, not thousands of columns at any depth: it has to fit on a stack.  Nothing is packed for L3.
+     pc is the outermost loop, not jc: a pass reads kc columns of A n / nc times, and those stay in L2 (512 KiB of
        floats if m = 512).
      ir is outside jr: where a panel of B is so small, it is A's micro-panel that is worth keeping in L1.  Those of B
        come from L2, two vectors per 2 MR multiply-adds.
@@ -66,6 +67,7 @@
 
 #define NR (2 * VL)
 #define KC 128
+#define DEEP (2 * KC)
 #define NC (512 / (ptrdiff_t) sizeof(REAL))
 #define MC 24 /* a multiple of every MR, and of MR_TAIL */
 #define MR_TAIL OKCORE_MR_TAIL
@@ -225,9 +227,9 @@ NAME(gemm_by_blocks)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, REAL alpha, const RE
     int a_packed = rs_a == 1 && k * cs_a > SMALL;
     int b_in_place = n % VL == 0 && (k * ldb <= SMALL || (m <= IN_PLACE_M && n <= IN_PLACE_N));
     /* Passes of nearly equal length; one even if k = 0, which scales C. */
-    ptrdiff_t passes = (k + KC - 1) / KC, most = passes > 1 ? (k + passes - 1) / passes : k > 0 ? k : 1;
-    /* of a panel of B.  A is packed once per panel: the shorter panels are, the wider they can be */
-    ptrdiff_t width = a_packed && !b_in_place ? KC * NC / most / NR * NR : NC;
+    ptrdiff_t deepest = a_packed ? KC : DEEP, passes = (k + deepest - 1) / deepest;
+    ptrdiff_t most = passes > 1 ? (k + passes - 1) / passes : k > 0 ? k : 1;
+    ptrdiff_t width = b_in_place ? NC : KC * NC / most / NR * NR; /* of panels of B that fill packed_b */
     for (ptrdiff_t pc = 0; pc == 0 || pc < k; pc += most) {
         ptrdiff_t kc = k - pc < most ? k - pc : most;
         REAL keep = pc == 0 ? beta : 1;
@@ -337,7 +339,7 @@ TARGET static void NAME(gemm_in_place)(ptrdiff_t m, ptrdiff_t n, const REAL *A, 
     /* B (m, n) <- A (m, m) B, with the bits of gemm.  NC columns of B at a time are packed, all their rows, and then
        written over, so that B is copied once.  packed holds m NC entries. */
     REAL rest[(MR_TAIL - 1) * NC];
-    ptrdiff_t whole = m / MR_TAIL * MR_TAIL, passes = (m + KC - 1) / KC, most = (m + passes - 1) / passes;
+    ptrdiff_t whole = m / MR_TAIL * MR_TAIL, passes = (m + DEEP - 1) / DEEP, most = (m + passes - 1) / passes;
     for (ptrdiff_t jc = 0; jc < n; jc += NC, B += NC) {
         ptrdiff_t nc = n - jc < NC ? n - jc : NC, width = (nc + NR - 1) / NR * NR;
         for (ptrdiff_t i = whole; i < m; i++)
