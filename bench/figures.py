@@ -30,7 +30,8 @@ STYLE = {"font.size": 10, "axes.titlesize": 11, "lines.linewidth": 1.5, "lines.m
 
 def measurements():
     """Return everything that is drawn: sizes, seconds and bytes by algorithm, and where and when they were measured."""
-    found = {"date": date.today().isoformat(), "machine": f"{_config.config()['machine']}; {measure.kernels()}", "seconds": {}, "bytes": {}}
+    machine = f"{_config.config()['machine']}; {measure.kernels()}"
+    found = {"date": date.today().isoformat(), "machine": machine, "seconds": {}, "bytes": {}}
     for form in tqdm(measure.FORMS, "scaling"):
         for gradient in GRADIENTS if form == "rtrl" else ["at every step"]:
             times = {n: measure.seconds_per_step(form, n, gradient) for n in measure.TIME_SIZES[form]}

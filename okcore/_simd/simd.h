@@ -1,8 +1,8 @@
 /* Kernels written by hand, chosen at run time by what the processor has; docs/performance.md says what each one gains.
    All matrices are row-major, and ld is the distance between two rows.
 
-   On x86 gemm, gemm_in_place, gemm_nt, contract, the products with grids and the kernels of a unit's own rows take denormal
-   numbers for zero, and give zero instead of one.  The others do not. */
+   On x86 gemm, gemm_in_place, gemm_nt, contract, the products with grids and the kernels of a unit's own rows take
+   denormal numbers for zero, and give zero instead of one.  The others do not. */
 
 #ifndef OKCORE_SIMD_H
 #define OKCORE_SIMD_H
